@@ -1,0 +1,45 @@
+/* Every fixed bound of invoke-kv in one place. What an operator may change has its default here and
+ * its range in node/config.c. */
+#ifndef BASE_LIMITS_H
+#define BASE_LIMITS_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#define KIB ((uint64_t)1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+enum {
+    LIMIT_NODES = 16,          /* nodes of a cluster */
+    LIMIT_SHARDS = 64,         /* Raft groups of a cluster */
+    LIMIT_PROJECT_NAME = 128,  /* bytes of a project's name */
+    LIMIT_KEY_SIZE = 64 * 1024 /* bytes of a key */
+};
+
+/* A value: default and hard maximum, bytes. */
+#define LIMIT_VALUE_SIZE_DEFAULT (16 * MIB)
+#define LIMIT_VALUE_SIZE_MAX (64 * MIB)
+
+/* One log entry: the largest value with its key and framing, or many small commands. */
+#define LIMIT_ENTRY_SIZE (LIMIT_VALUE_SIZE_MAX + 1 * MIB)
+/* Commands are batched into one entry up to this many bytes and this many commands. */
+#define LIMIT_BATCH_SIZE (256 * KIB)
+#define LIMIT_BATCH_COMMANDS 1024
+
+/* RESP: arguments of one command, bytes of one inline command. */
+#define LIMIT_RESP_ARGS 65536
+#define LIMIT_RESP_INLINE (64 * KIB)
+
+/* Log segment, bytes: default, and the least that a test may ask for. */
+#define LIMIT_SEGMENT_SIZE_DEFAULT (64 * MIB)
+#define LIMIT_SEGMENT_SIZE_MIN (1 * MIB)
+
+#define LIMIT_QUOTA_DEFAULT (1 * GIB)
+#define LIMIT_PROJECTS 100000
+#define LIMIT_CONNECTIONS_DEFAULT 10000
+
+static_assert(LIMIT_VALUE_SIZE_DEFAULT <= LIMIT_VALUE_SIZE_MAX, "default within the maximum");
+static_assert(LIMIT_BATCH_SIZE < LIMIT_ENTRY_SIZE, "a batch is an entry");
+
+#endif
