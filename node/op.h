@@ -1,0 +1,54 @@
+/* One operation of a client on its way through the node: made by the RESP front end, routed to the
+ * shard's leader, answered exactly once. */
+#ifndef NODE_OP_H
+#define NODE_OP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/list.h"
+#include "node/machine/command.h"
+
+struct op;
+
+/* Called exactly once per submitted op, on the loop thread, possibly from within router_submit().
+ * The callee may move the result's data out and owns the op again. */
+typedef void (*op_done)(struct op *op, struct result *result);
+
+enum op_state {
+    OP_NEW,
+    OP_PARKED,    /* waits for a leader, or for earlier operations to be settled */
+    OP_BATCHED,   /* write: in the batch that this leader proposes next */
+    OP_PROPOSED,  /* write: in a log entry of this leader */
+    OP_FORWARDED, /* sent to the leader */
+    OP_READING    /* read: waits for the leadership check or for the state machine */
+};
+
+struct op {
+    /* Filled by the front end. */
+    struct buffer command; /* encoded, see node/machine/command.h; freed by the op's owner */
+    unsigned shard;
+    bool is_write;
+    /* Read only: must see every earlier write of this node to the shard, although those are not yet
+     * acknowledged (a pipelined GET behind a SET). */
+    bool after_writes;
+    op_done done;
+    void *data;
+
+    /* Kept by the router. */
+    struct list_node link;
+    enum op_state state;
+    uint64_t sequence;
+    uint64_t term;         /* in which it was proposed or forwarded */
+    uint64_t link_epoch;   /* of the peer link it was forwarded over */
+    uint64_t index;        /* OP_READING: log index that must be applied first */
+    uint64_t deadline_ms;  /* monotonic */
+};
+
+struct router;
+
+/* Takes the op until its `done`. */
+void router_submit(struct router *router, struct op *op);
+
+#endif
