@@ -1,0 +1,115 @@
+/* Links between the nodes of a cluster: framed, checksummed, authenticated by identity, bounded.
+ *
+ * Every node dials every other node; a connection carries messages one way only, from the dialer to
+ * the acceptor. So a pair of nodes has two connections, and losing one direction is visible as such.
+ *
+ * Handshake: the dialer sends HELLO (protocol version, cluster name, its node id, incarnation and
+ * boot number, link epoch, the node id it wants to reach); the acceptor answers WELCOME (its own
+ * identity) or REFUSED with a reason in words, and closes. Either side refuses a wrong cluster,
+ * node id, version, or an incarnation that `check_peer` does not accept. When a newer link of the
+ * same node is welcomed, an older one is closed first: after on_link_in() reported epoch e, nothing
+ * sent over an earlier epoch of that node is delivered any more.
+ *
+ * Lanes: a message is cut into fragments, and fragments of different lanes interleave, so that
+ * megabytes on PEER_LANE_BULK cannot hold up a heartbeat on PEER_LANE_URGENT. Order is kept within a
+ * lane, not between lanes. Formats are drawn in raft/wire.h.
+ *
+ * Losses: a message that peers_send() accepted may still be lost with the connection; Raft and the
+ * layers above cope. Nothing is delivered twice, and nothing damaged is delivered: a frame that fails
+ * its checks closes the connection.
+ *
+ * Threads: loop thread only. */
+#ifndef RAFT_PEERS_H
+#define RAFT_PEERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/payload.h"
+
+struct uv_loop_s;
+struct peers;
+
+enum peer_lane { PEER_LANE_URGENT = 0, PEER_LANE_NORMAL = 1, PEER_LANE_BULK = 2, PEER_LANES = 3 };
+
+enum {
+    PEER_HEADER_MAX = 1 << 20,    /* bytes of a message's header */
+    PEER_ATTACHMENTS_MAX = 4096   /* payloads behind it, each at most LIMIT_ENTRY_SIZE */
+};
+
+/* A message: a small header and payloads that travel without being copied on the sending side and
+ * are received into payloads of their own. `type` and `group` are the user's. */
+struct peer_message {
+    uint8_t type;
+    uint16_t group;
+    struct slice header;
+    unsigned n_attachments;
+    struct payload **attachments;
+};
+
+struct peer_address {
+    uint64_t id;
+    char host[64]; /* IPv4, IPv6 or name */
+    uint16_t port;
+};
+
+struct peers_callbacks {
+    void *data;
+    /* A message arrived from node `from`. Header and array are valid during the call; the callee
+     * takes over the attachments' references. */
+    void (*on_message)(void *data, uint64_t from, struct peer_message *message);
+    /* The outgoing link to `node` is up (then `epoch` is larger than ever before, also across
+     * restarts of this process) or went down. */
+    void (*on_link_out)(void *data, uint64_t node, bool up, uint64_t epoch);
+    /* The incoming link from `node` is up or went down. */
+    void (*on_link_in)(void *data, uint64_t node, bool up, uint64_t epoch);
+    /* A dial to `node` ended with "connection refused" or its link was reset or closed by the other
+     * side: nobody listens there, a hint that the process is gone. */
+    void (*on_gone)(void *data, uint64_t node);
+    /* Whether `incarnation` is the right one for `node`; a first contact is remembered durably
+     * before true is returned. On false the error's message tells both sides' logs why. */
+    bool (*check_peer)(void *data, uint64_t node, uint64_t incarnation, struct error *error);
+    /* The other side refused this node, with its reason (wrong cluster, wiped disk ...). Called at
+     * most once per dial. */
+    void (*on_refused)(void *data, uint64_t node, const char *reason);
+};
+
+struct peers_options {
+    uint64_t self;           /* node id */
+    const char *cluster;     /* name */
+    uint64_t incarnation;
+    uint64_t boot;           /* boot number; the upper half of link epochs */
+    struct peer_address listen;
+    const struct peer_address *nodes; /* all nodes but self */
+    unsigned n_nodes;
+    uint64_t queue_bytes;    /* most that may wait per peer; more is refused by peers_send() */
+    unsigned reconnect_min_ms; /* back-off with jitter between dials: first and longest pause */
+    unsigned reconnect_max_ms;
+    struct peers_callbacks callbacks;
+};
+
+/* Starts listening and dialing. ERROR_IO when the address cannot be bound. */
+enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
+                           const struct peers_options *options, struct error *error);
+
+/* Closes everything; `closed` runs on the loop, after which the memory is gone. */
+void peers_close(struct peers *peers, void (*closed)(void *data), void *data);
+
+/* Queues a message; takes own references to the attachments, copies the header. False when the link
+ * is down or its queue full: the message is dropped, nothing else happens. Written to the socket
+ * at the end of the loop iteration (peers_flush), many messages in one system call. */
+bool peers_send(struct peers *peers, uint64_t to, enum peer_lane lane,
+                const struct peer_message *message);
+
+/* Writes what is queued. Called once at the end of each loop iteration. */
+void peers_flush(struct peers *peers);
+
+/* State for routing, INFO and tests. */
+bool peers_is_up(const struct peers *peers, uint64_t node);
+uint64_t peers_epoch(const struct peers *peers, uint64_t node);       /* of the outgoing link, or 0 */
+uint64_t peers_queued_bytes(const struct peers *peers, uint64_t node);
+uint64_t peers_bulk_queued(const struct peers *peers, uint64_t node, uint16_t group); /* messages */
+
+#endif
