@@ -1,0 +1,346 @@
+#include "node/machine/command.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+#include "base/mem.h"
+
+enum { BATCH_VERSION = 1, BATCH_COUNT_AT = 1 + 8 + 8, ORIGIN_SIZE = 4 + 8 + 8 };
+
+static_assert(COMMAND_FRAME_SIZE == 4 + ORIGIN_SIZE, "a frame is its size and its origin");
+static_assert(LIMIT_BATCH_COMMANDS <= UINT16_MAX, "the header counts commands in 16 bits");
+
+/* What each kind of command takes. */
+struct command_rule {
+    enum command_kind kind;
+    bool is_write;
+    bool takes_value;   /* the second argument is a value, not a key */
+    bool needs_project; /* a fence belongs to the shard, not to a project */
+    uint8_t flags;      /* those that may be set */
+    uint32_t min_args;
+    uint32_t max_args;
+};
+
+static const struct command_rule rules[] = {
+    {COMMAND_SET, true, true, true,
+     COMMAND_FLAG_NX | COMMAND_FLAG_XX | COMMAND_FLAG_GET | COMMAND_FLAG_KEEPTTL, 2, 2},
+    {COMMAND_DELETE, true, false, true, 0, 1, LIMIT_RESP_ARGS},
+    {COMMAND_CLEAR, true, false, true, 0, 0, 0},
+    {COMMAND_FENCE, true, false, false, 0, 0, 0},
+    {COMMAND_GET, false, false, true, 0, 1, 1},
+    {COMMAND_EXISTS, false, false, true, 0, 1, LIMIT_RESP_ARGS},
+    {COMMAND_PTTL, false, false, true, COMMAND_FLAG_ROUND_S, 1, 1},
+    {COMMAND_DBSIZE, false, false, true, 0, 0, 0},
+    {COMMAND_USAGE, false, false, true, 0, 0, 0},
+};
+
+static const struct command_rule *rule_of(unsigned kind) {
+    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+        if ((unsigned)rules[i].kind == kind) {
+            return &rules[i];
+        }
+    }
+    return NULL;
+}
+
+bool command_is_write(enum command_kind kind) {
+    const struct command_rule *rule = rule_of((unsigned)kind);
+    return rule != NULL && rule->is_write;
+}
+
+void command_encode(struct buffer *out, const struct command *command, const struct slice *args,
+                    uint32_t n_args) {
+    buffer_put_u8(out, (uint8_t)command->kind);
+    buffer_put_u8(out, command->flags);
+    buffer_put_u8(out, (uint8_t)command->expiry_mode);
+    buffer_put_u64(out, command->expiry_ms);
+    buffer_put_bytes(out, command->project);
+    buffer_put_u32(out, n_args);
+    for (uint32_t i = 0; i < n_args; i++) {
+        buffer_put_bytes(out, args[i]);
+    }
+}
+
+static enum error_code check_options(const struct command *command, const struct command_rule *rule,
+                                     struct error *error) {
+    if ((command->flags & ~rule->flags) != 0) {
+        return error_set(error, ERROR_INVALID, "command %u does not take the flags 0x%02x",
+                         (unsigned)command->kind, (unsigned)command->flags);
+    }
+    if ((command->flags & COMMAND_FLAG_NX) && (command->flags & COMMAND_FLAG_XX)) {
+        return error_set(error, ERROR_INVALID, "NX and XX exclude each other");
+    }
+    if (command->expiry_mode == COMMAND_EXPIRY_NONE) {
+        return command->expiry_ms == 0 ? ERROR_NONE
+                                       : error_set(error, ERROR_INVALID, "expiry without a mode");
+    }
+    if (command->kind != COMMAND_SET) {
+        return error_set(error, ERROR_INVALID, "command %u does not take an expiry",
+                         (unsigned)command->kind);
+    }
+    if (command->flags & COMMAND_FLAG_KEEPTTL) {
+        return error_set(error, ERROR_INVALID, "KEEPTTL and an expiry exclude each other");
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_project(const struct command *command, const struct command_rule *rule,
+                                     struct error *error) {
+    if (command->project.size > LIMIT_PROJECT_NAME) {
+        return error_set(error, ERROR_TOOBIG, "project name of %zu bytes, the limit is %d",
+                         command->project.size, LIMIT_PROJECT_NAME);
+    }
+    if (command->project.size == 0 && rule->needs_project) {
+        return error_set(error, ERROR_INVALID, "command %u without a project",
+                         (unsigned)command->kind);
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_key(struct slice key, struct error *error) {
+    if (key.size == 0) {
+        return error_set(error, ERROR_INVALID, "a key has at least one byte");
+    }
+    if (key.size > LIMIT_KEY_SIZE) {
+        return error_set(error, ERROR_TOOBIG, "key of %zu bytes, the limit is %d", key.size,
+                         LIMIT_KEY_SIZE);
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_args(const struct command *command, const struct command_rule *rule,
+                                  struct error *error) {
+    if (command->n_args < rule->min_args || command->n_args > rule->max_args) {
+        return error_set(error, ERROR_INVALID, "command %u with %u arguments",
+                         (unsigned)command->kind, command->n_args);
+    }
+    struct reader args = reader_make(command->args);
+    for (uint32_t i = 0; i < command->n_args; i++) {
+        struct slice arg = reader_bytes(&args);
+        if (args.failed) {
+            break;
+        }
+        if (rule->takes_value && i == 1) {
+            if (arg.size > LIMIT_VALUE_SIZE_MAX) {
+                return error_set(error, ERROR_TOOBIG, "value of %zu bytes, the limit is %llu",
+                                 arg.size, (unsigned long long)LIMIT_VALUE_SIZE_MAX);
+            }
+            continue;
+        }
+        enum error_code code = check_key(arg, error);
+        if (code != ERROR_NONE) {
+            return code;
+        }
+    }
+    if (!reader_done(&args)) {
+        return error_set(error, ERROR_INVALID, "arguments of command %u do not fill it",
+                         (unsigned)command->kind);
+    }
+    return ERROR_NONE;
+}
+
+enum error_code command_decode(struct slice bytes, struct command *command, struct error *error) {
+    *command = (struct command){0};
+    struct reader reader = reader_make(bytes);
+    unsigned kind = reader_u8(&reader);
+    uint8_t flags = reader_u8(&reader);
+    unsigned mode = reader_u8(&reader);
+    uint64_t expiry_ms = reader_u64(&reader);
+    struct slice project = reader_bytes(&reader);
+    uint32_t n_args = reader_u32(&reader);
+    if (reader.failed) {
+        return error_set(error, ERROR_INVALID, "command of %zu bytes is cut short", bytes.size);
+    }
+    const struct command_rule *rule = rule_of(kind);
+    if (rule == NULL) {
+        return error_set(error, ERROR_INVALID, "unknown command %u", kind);
+    }
+    if (mode > COMMAND_EXPIRY_AT) {
+        return error_set(error, ERROR_INVALID, "unknown expiry mode %u", mode);
+    }
+    struct command decoded = {
+        .kind = rule->kind,
+        .flags = flags,
+        .expiry_mode = (enum command_expiry)mode,
+        .expiry_ms = expiry_ms,
+        .project = project,
+        .n_args = n_args,
+        .args = reader.rest,
+    };
+    enum error_code code = check_options(&decoded, rule, error);
+    if (code == ERROR_NONE) {
+        code = check_project(&decoded, rule, error);
+    }
+    if (code == ERROR_NONE) {
+        code = check_args(&decoded, rule, error);
+    }
+    if (code == ERROR_NONE) {
+        *command = decoded;
+    }
+    return code;
+}
+
+struct slice command_next_arg(struct reader *args) {
+    return reader_bytes(args);
+}
+
+void command_batch_begin(struct buffer *out, uint64_t time_ms, uint64_t default_quota) {
+    ASSERT(out->size == 0);
+    ASSERT(time_ms <= INT64_MAX);
+    buffer_put_u8(out, BATCH_VERSION);
+    buffer_put_u64(out, time_ms);
+    buffer_put_u64(out, default_quota);
+    buffer_put_u16(out, 0);
+}
+
+void command_batch_add(struct buffer *out, struct command_origin origin, struct slice command) {
+    ASSERT(out->size >= COMMAND_BATCH_HEADER_SIZE);
+    ASSERT(command.size <= UINT32_MAX - ORIGIN_SIZE);
+    uint16_t count = bytes_get_u16(out->data + BATCH_COUNT_AT);
+    ASSERT(count < UINT16_MAX);
+    buffer_reserve(out, COMMAND_FRAME_SIZE + command.size);
+    buffer_put_u32(out, (uint32_t)(ORIGIN_SIZE + command.size));
+    buffer_put_u32(out, origin.node);
+    buffer_put_u64(out, origin.boot);
+    buffer_put_u64(out, origin.sequence);
+    buffer_append_slice(out, command);
+    bytes_put_u16(out->data + BATCH_COUNT_AT, (uint16_t)(count + 1));
+}
+
+/* Walks the frames, so that the later walk through the commands cannot run past the end or leave
+ * bytes behind. */
+static enum error_code check_frames(struct reader frames, unsigned count, struct error *error) {
+    for (unsigned i = 0; i < count; i++) {
+        struct slice frame = reader_bytes(&frames);
+        if (frames.failed || frame.size < ORIGIN_SIZE) {
+            return error_set(error, ERROR_CORRUPT, "batch: command %u of %u is cut short", i + 1,
+                             count);
+        }
+    }
+    if (!reader_done(&frames)) {
+        return error_set(error, ERROR_CORRUPT, "batch: %zu bytes behind its %u commands",
+                         frames.rest.size, count);
+    }
+    return ERROR_NONE;
+}
+
+enum error_code command_batch_decode(struct slice bytes, struct command_batch *batch,
+                                     struct error *error) {
+    *batch = (struct command_batch){0};
+    struct reader reader = reader_make(bytes);
+    unsigned version = reader_u8(&reader);
+    uint64_t time_ms = reader_u64(&reader);
+    uint64_t default_quota = reader_u64(&reader);
+    uint16_t count = reader_u16(&reader);
+    if (reader.failed) {
+        return error_set(error, ERROR_CORRUPT, "batch: header cut short at %zu bytes", bytes.size);
+    }
+    if (version != BATCH_VERSION) {
+        return error_set(error, ERROR_CORRUPT, "batch: version %u, this release reads %d", version,
+                         BATCH_VERSION);
+    }
+    if (time_ms > INT64_MAX) {
+        return error_set(error, ERROR_CORRUPT, "batch: impossible time");
+    }
+    enum error_code code = check_frames(reader, count, error);
+    if (code == ERROR_NONE) {
+        *batch = (struct command_batch){time_ms, default_quota, count, reader};
+    }
+    return code;
+}
+
+enum error_code command_batch_next(struct command_batch *batch, struct command_origin *origin,
+                                   struct command *command, struct error *error) {
+    struct reader frame = reader_make(reader_bytes(&batch->rest));
+    origin->node = reader_u32(&frame);
+    origin->boot = reader_u64(&frame);
+    origin->sequence = reader_u64(&frame);
+    if (batch->rest.failed || frame.failed) {
+        return error_set(error, ERROR_CORRUPT, "batch: no further command");
+    }
+    struct error reason;
+    if (command_decode(frame.rest, command, &reason) != ERROR_NONE) {
+        return error_set(error, ERROR_CORRUPT, "batch: %s", reason.message);
+    }
+    return ERROR_NONE;
+}
+
+void result_free(struct result *result) {
+    buffer_free(&result->data);
+    *result = (struct result){0};
+}
+
+void result_set_error(struct result *result, enum error_code code, const char *format, ...) {
+    ASSERT(code != ERROR_NONE);
+    char message[ERROR_MESSAGE_SIZE];
+    va_list args;
+    va_start(args, format);
+    int size = vsnprintf(message, sizeof(message), format, args);
+    va_end(args);
+    ASSERT(size >= 0);
+    result_free(result);
+    result->kind = RESULT_ERROR;
+    result->code = code;
+    size_t kept = (size_t)size < sizeof(message) ? (size_t)size : sizeof(message) - 1;
+    buffer_append(&result->data, message, kept);
+}
+
+/*     u8   kind
+ *     u8   error code
+ *     u64  integer
+ *     u32+ data */
+void result_encode(struct buffer *out, const struct result *result) {
+    buffer_put_u8(out, (uint8_t)result->kind);
+    buffer_put_u8(out, (uint8_t)result->code);
+    buffer_put_u64(out, (uint64_t)result->integer);
+    buffer_put_bytes(out, buffer_slice(&result->data));
+}
+
+/* True when the fields go together as result_encode() would write them. */
+static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, size_t data_size) {
+    if (kind > RESULT_INTEGERS || !error_is_known((int)code)) {
+        return false;
+    }
+    if ((kind == RESULT_ERROR) != (code != ERROR_NONE)) {
+        return false;
+    }
+    if (integer != 0 && kind != RESULT_INTEGER) {
+        return false;
+    }
+    switch ((enum result_kind)kind) {
+    case RESULT_OK:
+    case RESULT_NIL:
+    case RESULT_INTEGER:
+        return data_size == 0;
+    case RESULT_INTEGERS:
+        return data_size % sizeof(uint64_t) == 0;
+    case RESULT_BULK:
+    case RESULT_ERROR:
+        return true;
+    }
+    return false;
+}
+
+enum error_code result_decode(struct slice bytes, struct result *result, struct error *error) {
+    *result = (struct result){0};
+    struct reader reader = reader_make(bytes);
+    unsigned kind = reader_u8(&reader);
+    unsigned code = reader_u8(&reader);
+    uint64_t integer = reader_u64(&reader);
+    struct slice data = reader_bytes(&reader);
+    if (!reader_done(&reader)) {
+        return error_set(error, ERROR_INVALID, "result of %zu bytes does not fill its frame",
+                         bytes.size);
+    }
+    if (!result_is_valid(kind, code, integer, data.size)) {
+        return error_set(error, ERROR_INVALID, "result of kind %u, code %u, %zu bytes is malformed",
+                         kind, code, data.size);
+    }
+    result->kind = (enum result_kind)kind;
+    result->code = (enum error_code)code;
+    result->integer = (int64_t)integer;
+    buffer_append_slice(&result->data, data);
+    return ERROR_NONE;
+}
