@@ -25,7 +25,9 @@ struct resp_parser *resp_parser_new(const struct resp_limits *limits);
 void resp_parser_free(struct resp_parser *parser);
 
 /* Where the next bytes from the socket should go: at least one byte, either the parser's input
- * buffer or the rest of a large argument. Valid until the next call on the parser. */
+ * buffer or the rest of a large argument. Valid until the next call on the parser. The bounds on
+ * memory hold for a caller that reads more only after resp_parser_next() returned RESP_MORE; one
+ * that reads on with commands unparsed makes the input buffer grow. */
 void resp_parser_space(struct resp_parser *parser, uint8_t **data, size_t *size);
 /* `size` bytes were put there. */
 void resp_parser_filled(struct resp_parser *parser, size_t size);
@@ -35,14 +37,15 @@ size_t resp_parser_memory(const struct resp_parser *parser);
 struct resp_command {
     unsigned argc;
     struct slice *argv; /* valid until the next resp_parser_next() */
-    /* An argument was longer than max_bulk, or all of them together longer than max_request: the
-     * bytes were skipped, argv[i] of those is empty, and the caller answers -TOOBIG; the connection
-     * can go on. Size of the largest one, or 0. */
+    /* An argument was longer than max_bulk, or all of them together longer than max_request: its
+     * bytes and those of all arguments after it were skipped, their argv[i] are empty, and the
+     * caller answers -TOOBIG; the connection can go on. Size of the largest argument over max_bulk,
+     * else the size of all arguments together when that is over max_request, else 0. */
     uint64_t oversized;
 };
 
 enum resp_status {
-    RESP_COMMAND, /* *command is filled; argc may be 0 for an empty line: ignore it */
+    RESP_COMMAND, /* *command is filled; argc may be 0 for an empty line or array: ignore it */
     RESP_MORE,    /* needs more bytes */
     RESP_BROKEN   /* protocol error: answer resp_parser_error() and close */
 };
