@@ -131,6 +131,10 @@ size_t resp_parser_memory(const struct resp_parser *parser) {
            parser->args_capacity * (sizeof *parser->args + sizeof *parser->argv);
 }
 
+bool resp_parser_is_idle(const struct resp_parser *parser) {
+    return parser->state == STATE_START && parser->next == parser->end;
+}
+
 const char *resp_parser_error(const struct resp_parser *parser) {
     return parser->error;
 }
