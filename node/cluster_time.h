@@ -1,0 +1,57 @@
+/* Cluster time: the clock of one shard, in milliseconds since the Unix epoch, that decides expiry.
+ *
+ * Every replica keeps an estimate: the largest time it has seen in an applied batch, plus its own
+ * monotonic time since. Only a leader puts times into batches, and before its first one it "opens"
+ * its clock: it asks the voters (with the answers to a probe) and goes on from the largest estimate
+ * among a majority. An estimate is anchored when it comes from a leader that this process has
+ * followed or from its own leadership: such a majority carries time across a change of leader
+ * without any wall clock. Only when nobody is anchored, that is, after the whole cluster was down,
+ * does wall time count: the median of the voters' wall clocks is the floor then.
+ *
+ * Pure: monotonic and wall time are arguments. */
+#ifndef NODE_CLUSTER_TIME_H
+#define NODE_CLUSTER_TIME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/limits.h"
+
+enum { CLUSTER_TIME_WAIT_MS = 200 /* how long an opening waits for the rest of the voters */ };
+
+struct cluster_time_sample {
+    uint64_t node;
+    uint64_t time_ms;
+    uint64_t wall_ms;
+    bool anchored;
+};
+
+struct cluster_time {
+    uint64_t base_ms;   /* cluster time ... */
+    uint64_t base_mono; /* ... at this monotonic time */
+    bool anchored;
+    bool opening;
+    uint64_t opening_since_ms;
+    struct cluster_time_sample samples[LIMIT_NODES];
+    unsigned n_samples;
+};
+
+/* `clock_ms` is what the shard's database remembers. */
+void cluster_time_init(struct cluster_time *clock, uint64_t clock_ms, uint64_t now_ms);
+
+/* A batch with this time was applied. `live`: its entry came from a leader after this process had
+ * started, rather than from this node's own log. */
+void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms, bool live);
+
+uint64_t cluster_time_estimate(const struct cluster_time *clock, uint64_t now_ms);
+
+/* This replica became leader: its clock is unusable until cluster_time_is_open(). */
+void cluster_time_open(struct cluster_time *clock, uint64_t now_ms);
+/* A voter's answer, this node's own included. */
+void cluster_time_sample(struct cluster_time *clock, const struct cluster_time_sample *sample);
+/* Tries to finish opening with the answers so far; true once the clock is open. */
+bool cluster_time_settle(struct cluster_time *clock, unsigned n_voters, uint64_t now_ms);
+/* No longer leader. */
+void cluster_time_abandon(struct cluster_time *clock);
+
+#endif

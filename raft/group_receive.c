@@ -1,0 +1,254 @@
+/* From peer messages to libraft's events. Everything that libraft takes for granted about a message
+ * is checked here, since its own assertions are compiled out. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "raft/group_internal.h"
+
+/* Message versions that libraft 0.22 itself would send. */
+enum { APPEND_VERSION = 0, APPEND_RESULT_VERSION = 1, VOTE_VERSION = 2, VOTE_RESULT_VERSION = 2 };
+
+static void drop_attachments(struct peer_message *message) {
+    for (unsigned i = 0; i < message->n_attachments; i++) {
+        payload_unref(message->attachments[i]);
+    }
+}
+
+static void deliver(struct group *group, struct raft_message *message) {
+    struct raft_event event = {.type = RAFT_RECEIVE};
+    event.receive.message = message;
+    group_step(group, &event);
+}
+
+/* A configuration stands first in its message (see group_send.c) and decodes. */
+static bool entries_are_sound(const struct raft_wire *wire, struct payload *const *payloads) {
+    for (unsigned i = 0; i < wire->append.n; i++) {
+        if (wire->append.entries[i].kind == LOG_ENTRY_CHANGE &&
+            (i > 0 || !group_config_is_valid(payload_slice(payloads[i])))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool receive_append(struct group *group, struct raft_message *message,
+                           const struct raft_wire *wire, struct peer_message *from) {
+    struct raft_entry entries[RAFT_APPEND_ENTRIES_MAX];
+    struct raft_append_entries *args = &message->append_entries;
+    unsigned n = wire->append.n;
+    uint64_t prev_index = wire->append.prev_index;
+    uint64_t prev_term = wire->append.prev_term;
+    if (from->n_attachments != n || !entries_are_sound(wire, from->attachments)) {
+        drop_attachments(from);
+        return false;
+    }
+    if (wire->term == raft_current_term(&group->raft) && group->raft.state == RAFT_LEADER) {
+        assert_fatal("shard %u: node %llu claims to lead term %llu, which this node leads",
+                     group->options.number, (unsigned long long)message->server_id,
+                     (unsigned long long)wire->term);
+    }
+    /* Without room in the log the entries are as good as lost on the way: the leader goes on with
+     * the others and sends them again. */
+    if (n > 0 && !log_has_space(group->options.log)) {
+        drop_attachments(from);
+        n = 0;
+        if (prev_index > group_last(group)) {
+            return true;
+        }
+    }
+    /* Before what this log has cut off everything is committed and thus equal: answer for the
+     * snapshot's index instead of rejecting what cannot be checked any more. */
+    if (prev_index < group->raft.trail.offset) {
+        prev_index = group->raft.trail.snapshot.index;
+        prev_term = group->raft.trail.snapshot.term;
+        if (n > 0) {
+            drop_attachments(from);
+        }
+        n = 0;
+    }
+    void *batch = n > 0 ? raft_malloc(1) : NULL;
+    for (unsigned i = 0; i < n; i++) {
+        entries[i].term = wire->append.entries[i].term;
+        entries[i].type = (enum raft_entry_type)wire->append.entries[i].kind;
+        entries[i].buf.base = from->attachments[i]->data;
+        entries[i].buf.len = from->attachments[i]->size;
+        entries[i].batch = batch;
+    }
+    message->type = RAFT_APPEND_ENTRIES;
+    args->version = APPEND_VERSION;
+    args->term = wire->term;
+    args->prev_log_index = prev_index;
+    args->prev_log_term = prev_term;
+    args->leader_commit = wire->append.commit;
+    args->entries = entries;
+    args->n_entries = n;
+    group->step_entries = entries;
+    group->step_payloads = from->attachments;
+    deliver(group, message);
+    group->step_entries = NULL;
+    group->step_payloads = NULL;
+    if (group_leader(group) == message->server_id) {
+        group->contact_ms = group->now_ms;
+        if (group->fast_election) {
+            group->fast_election = false;
+            raft_set_election_timeout(&group->raft, group->options.election_ms);
+        }
+    }
+    if (n > 0) {
+        drop_attachments(from);
+    }
+    return true;
+}
+
+static void receive_append_result(struct group *group, struct raft_message *message,
+                                  const struct raft_wire *wire) {
+    struct group_peer *peer = group_peer_of(group, message->server_id);
+    if (peer != NULL) {
+        peer->disk_low = (wire->sender_flags & RAFT_SENDER_DISK_LOW) != 0;
+    }
+    uint64_t match_before = group_match(group, message->server_id);
+    message->type = RAFT_APPEND_ENTRIES_RESULT;
+    message->append_entries_result.version = APPEND_RESULT_VERSION;
+    message->append_entries_result.term = wire->term;
+    message->append_entries_result.rejected = wire->append_result.rejected;
+    message->append_entries_result.last_log_index = wire->append_result.last_index;
+    message->append_entries_result.features = 0;
+    message->append_entries_result.capacity = 0;
+    deliver(group, message);
+    if (peer != NULL && wire->append_result.rejected > 0) {
+        peer->entries_sent_ms = 0;
+    } else if (peer != NULL && group_match(group, message->server_id) > match_before) {
+        peer->entries_sent_ms = group->now_ms;
+    }
+}
+
+static void receive_vote(struct group *group, struct raft_message *message,
+                         const struct raft_wire *wire) {
+    message->type = RAFT_REQUEST_VOTE;
+    message->request_vote.version = VOTE_VERSION;
+    message->request_vote.term = wire->term;
+    message->request_vote.candidate_id = wire->vote.candidate;
+    message->request_vote.last_log_index = wire->vote.last_index;
+    message->request_vote.last_log_term = wire->vote.last_term;
+    message->request_vote.disrupt_leader = wire->vote.disrupt;
+    message->request_vote.pre_vote = wire->vote.pre_vote;
+    deliver(group, message);
+}
+
+static void receive_vote_result(struct group *group, struct raft_message *message,
+                                const struct raft_wire *wire) {
+    if (group->raft.state != RAFT_CANDIDATE) {
+        return; /* libraft would look at a candidate's state that is not there */
+    }
+    message->type = RAFT_REQUEST_VOTE_RESULT;
+    message->request_vote_result.version = VOTE_RESULT_VERSION;
+    message->request_vote_result.term = wire->term;
+    message->request_vote_result.vote_granted = wire->vote_result.granted;
+    message->request_vote_result.pre_vote = wire->vote_result.pre_vote;
+    message->request_vote_result.features = 0;
+    message->request_vote_result.capacity = 0;
+    deliver(group, message);
+}
+
+/* Is the sender still the leader? Yes, as far as this voter knows, when its term is the same. A
+ * term that is not durable yet does not count: it could be forgotten. */
+static void receive_probe(struct group *group, uint64_t from, const struct raft_wire *wire) {
+    struct group_port *port = &group->options.port;
+    struct group_clock clock;
+    if (wire->term != raft_current_term(&group->raft) || group->votes_pending > 0) {
+        return;
+    }
+    port->clock(port->data, group->options.number, &clock);
+    struct raft_wire answer = {.kind = PEER_MESSAGE_PROBE_ACK};
+    answer.probe_ack.round = wire->probe.round;
+    answer.probe_ack.time_ms = clock.time_ms;
+    answer.probe_ack.wall_ms = clock.wall_ms;
+    answer.probe_ack.anchored = clock.anchored;
+    group_send_wire(group, from, &answer);
+}
+
+static void receive_probe_ack(struct group *group, uint64_t from, const struct raft_wire *wire) {
+    uint64_t voters[LIMIT_NODES];
+    if (group->raft.state != RAFT_LEADER || wire->term != raft_current_term(&group->raft)) {
+        return;
+    }
+    unsigned n = group_voters(group, voters);
+    if (read_index_ack(&group->reads, from, wire->probe_ack.round, voters, n,
+                       group->options.self)) {
+        group->due.reads = true;
+    }
+    group->due.clock = true;
+    group->due.clock_from = from;
+    group->due.clock_value.time_ms = wire->probe_ack.time_ms;
+    group->due.clock_value.wall_ms = wire->probe_ack.wall_ms;
+    group->due.clock_value.anchored = wire->probe_ack.anchored;
+}
+
+static bool is_member(const struct group *group, uint64_t id) {
+    const struct raft_configuration *config = &group->raft.configuration;
+    for (unsigned i = 0; i < config->n; i++) {
+        if (config->servers[i].id == id) {
+            return true;
+        }
+    }
+    return config->n == 0;
+}
+
+static bool dispatch(struct group *group, uint64_t from, const struct raft_wire *wire,
+                     struct peer_message *message) {
+    struct raft_message raft_message;
+    memset(&raft_message, 0, sizeof raft_message);
+    raft_message.server_id = from;
+    raft_message.server_address = group_address_of(group, from);
+    if (wire->kind == PEER_MESSAGE_APPEND) {
+        return receive_append(group, &raft_message, wire, message);
+    }
+    if (message->n_attachments > 0) {
+        drop_attachments(message);
+        return false;
+    }
+    switch ((enum raft_message_kind)wire->kind) {
+    case PEER_MESSAGE_APPEND_RESULT:
+        receive_append_result(group, &raft_message, wire);
+        return true;
+    case PEER_MESSAGE_VOTE:
+        if (wire->vote.candidate != from) {
+            return false;
+        }
+        receive_vote(group, &raft_message, wire);
+        return true;
+    case PEER_MESSAGE_VOTE_RESULT:
+        receive_vote_result(group, &raft_message, wire);
+        return true;
+    case PEER_MESSAGE_TIMEOUT_NOW:
+        raft_message.type = RAFT_TIMEOUT_NOW;
+        raft_message.timeout_now.term = wire->term;
+        raft_message.timeout_now.last_log_index = wire->timeout_now.last_index;
+        raft_message.timeout_now.last_log_term = wire->timeout_now.last_term;
+        deliver(group, &raft_message);
+        return true;
+    case PEER_MESSAGE_PROBE:
+        receive_probe(group, from, wire);
+        return true;
+    case PEER_MESSAGE_PROBE_ACK:
+        receive_probe_ack(group, from, wire);
+        return true;
+    case PEER_MESSAGE_APPEND:
+        break;
+    }
+    return false;
+}
+
+bool group_receive(struct group *group, uint64_t now_ms, uint64_t from,
+                   struct peer_message *message) {
+    struct raft_wire wire;
+    if (!group->started || !is_member(group, from) ||
+        !raft_wire_decode(message->type, message->header, &wire)) {
+        drop_attachments(message);
+        return !group->started;
+    }
+    group->now_ms = now_ms;
+    bool sound = dispatch(group, from, &wire, message);
+    group_settle(group);
+    return sound;
+}
