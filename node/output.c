@@ -55,7 +55,8 @@ void output_append(struct output *to, struct output *from) {
 }
 
 bool output_is_empty(const struct output *output) {
-    return output_size(output) == 0;
+    struct slice next;
+    return output_peek(output, &next, 1) == 0;
 }
 
 size_t output_size(const struct output *output) {

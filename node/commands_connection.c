@@ -1,0 +1,270 @@
+/* The connection itself: greeting, project, name, protocol version. */
+#include <stdio.h>
+
+#include "base/resp.h"
+#include "node/resp_commands.h"
+#include "node/session_state.h"
+
+/* The release of Redis whose behaviour clients find here. */
+#define REDIS_VERSION "7.0.15"
+
+void verb_ping(struct call *call) {
+    if (call->argc > 2) {
+        call_error(call, "ERR", "wrong number of arguments for 'ping' command");
+    } else if (call->argc == 2) {
+        resp_write_bulk(call_reply(call), call->argv[1]);
+    } else {
+        resp_write_simple(call_reply(call), "PONG");
+    }
+}
+
+void verb_echo(struct call *call) {
+    resp_write_bulk(call_reply(call), call->argv[1]);
+}
+
+void verb_quit(struct call *call) {
+    call_ok(call);
+    call->session->closing = true;
+}
+
+void verb_select(struct call *call) {
+    int64_t index;
+    if (!call_parse_integer(call->argv[1], &index)) {
+        call_error(call, "ERR", "value is not an integer or out of range");
+    } else if (index != 0) {
+        call_error(call, "ERR", "DB index is out of range");
+    } else {
+        call_ok(call);
+    }
+}
+
+/* Project names show up in logs and lists: no blanks or control characters. */
+static bool check_project(struct call *call, struct slice name) {
+    if (name.size < 1 || name.size > LIMIT_PROJECT_NAME) {
+        call_error(call, "TOOBIG",
+                   "project name of %zu bytes is outside the limits of 1 to %d bytes", name.size,
+                   LIMIT_PROJECT_NAME);
+        return false;
+    }
+    for (size_t i = 0; i < name.size; i++) {
+        if (name.data[i] <= ' ' || name.data[i] == 0x7f) {
+            call_error(call, "ERR", "project name holds a blank or control character");
+            return false;
+        }
+    }
+    return true;
+}
+
+static void set_project(struct session *session, struct slice name) {
+    memcpy(session->project, name.data, name.size);
+    session->project_size = (uint8_t)name.size;
+}
+
+void verb_auth(struct call *call) {
+    if (call->argc > 3) {
+        call_syntax_error(call);
+        return;
+    }
+    /* Open mode: any token will do; a token alone is that of the project `default`. */
+    struct slice project = call->argc == 3 ? call->argv[1] : slice_of("default");
+    if (check_project(call, project)) {
+        set_project(call->session, project);
+        call_ok(call);
+    }
+}
+
+/* A name may be empty, which removes it. */
+static bool check_name(struct call *call, struct slice name) {
+    if (name.size > SESSION_CLIENT_NAME) {
+        call_error(call, "TOOBIG", "client name of %zu bytes exceeds the limit of %d bytes",
+                   name.size, SESSION_CLIENT_NAME);
+        return false;
+    }
+    for (size_t i = 0; i < name.size; i++) {
+        if (name.data[i] < '!' || name.data[i] > '~') {
+            call_error(call, "ERR",
+                       "Client names cannot contain spaces, newlines or special characters.");
+            return false;
+        }
+    }
+    return true;
+}
+
+static void set_name(struct session *session, struct slice name) {
+    if (name.size > 0) {
+        memcpy(session->name, name.data, name.size);
+    }
+    session->name[name.size] = '\0';
+}
+
+struct hello_options {
+    int version;
+    const struct slice *project; /* NULL when not given */
+    const struct slice *name;
+};
+
+static bool parse_hello(struct call *call, struct hello_options *options) {
+    *options = (struct hello_options){.version = call->session->version};
+    if (call->argc == 1) {
+        return true;
+    }
+    int64_t version;
+    if (!call_parse_integer(call->argv[1], &version)) {
+        call_error(call, "ERR", "Protocol version is not an integer or out of range");
+        return false;
+    }
+    if (version != 2 && version != 3) {
+        call_error(call, "NOPROTO", "unsupported protocol version");
+        return false;
+    }
+    options->version = (int)version;
+    for (unsigned i = 2; i < call->argc; i++) {
+        struct slice word = call->argv[i];
+        unsigned left = call->argc - 1 - i;
+        if (slice_equal_nocase(word, "AUTH") && left >= 2) {
+            options->project = &call->argv[i + 1];
+            i += 2;
+        } else if (slice_equal_nocase(word, "SETNAME") && left >= 1) {
+            options->name = &call->argv[i + 1];
+            i += 1;
+        } else {
+            call_error(call, "ERR", "Syntax error in HELLO option '%.*s'",
+                       (int)(word.size < 128 ? word.size : 128),
+                       word.size > 0 ? (const char *)word.data : "");
+            return false;
+        }
+    }
+    return (options->project == NULL || check_project(call, *options->project)) &&
+           (options->name == NULL || check_name(call, *options->name));
+}
+
+static void write_field(struct buffer *out, const char *name, const char *value) {
+    resp_write_bulk(out, slice_of(name));
+    resp_write_bulk(out, slice_of(value));
+}
+
+void verb_hello(struct call *call) {
+    struct session *session = call->session;
+    struct hello_options options;
+    if (!parse_hello(call, &options)) {
+        return;
+    }
+    if (options.project != NULL) {
+        set_project(session, *options.project);
+    }
+    if (options.name != NULL) {
+        set_name(session, *options.name);
+    }
+    session->version = options.version;
+    struct buffer *out = call_reply(call);
+    resp_write_map(out, 7, session->version);
+    write_field(out, "server", "redis");
+    write_field(out, "version", REDIS_VERSION);
+    resp_write_bulk(out, slice_of("proto"));
+    resp_write_integer(out, session->version);
+    resp_write_bulk(out, slice_of("id"));
+    resp_write_integer(out, (int64_t)session->id);
+    write_field(out, "mode", "standalone");
+    write_field(out, "role", "master");
+    resp_write_bulk(out, slice_of("modules"));
+    resp_write_array(out, 0);
+}
+
+void verb_client_setname(struct call *call) {
+    if (check_name(call, call->argv[2])) {
+        set_name(call->session, call->argv[2]);
+        call_ok(call);
+    }
+}
+
+void verb_client_getname(struct call *call) {
+    if (call->session->name[0] == '\0') {
+        resp_write_null(call_reply(call), call_version(call));
+    } else {
+        resp_write_bulk(call_reply(call), slice_of(call->session->name));
+    }
+}
+
+void verb_client_id(struct call *call) {
+    resp_write_integer(call_reply(call), (int64_t)call->session->id);
+}
+
+void verb_client_setinfo(struct call *call) {
+    if (slice_equal_nocase(call->argv[2], "LIB-NAME") ||
+        slice_equal_nocase(call->argv[2], "LIB-VER")) {
+        call_ok(call);
+        return;
+    }
+    struct slice word = call->argv[2];
+    call_error(call, "ERR", "Unrecognized option '%.*s'", (int)(word.size < 128 ? word.size : 128),
+               word.size > 0 ? (const char *)word.data : "");
+}
+
+void verb_client_no_evict(struct call *call) {
+    if (slice_equal_nocase(call->argv[2], "ON") || slice_equal_nocase(call->argv[2], "OFF")) {
+        call_ok(call);
+    } else {
+        call_syntax_error(call);
+    }
+}
+
+/* One line about a session, in the fields that Redis has. */
+static void describe_session(struct buffer *out, const struct session *session, uint64_t now_ms) {
+    char line[1024];
+    int size = snprintf(
+        line, sizeof line,
+        "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=N db=0 sub=0 psub=0 multi=-1 "
+        "qbuf=%zu ops=%u omem=%zu cmd=%s user=%.*s resp=%d\n",
+        (unsigned long long)session->id, session->peer, session->local, session->name,
+        (unsigned long long)((now_ms - session->since_ms) / 1000),
+        (unsigned long long)((now_ms - session->active_ms) / 1000), session->input_memory,
+        session->reads + session->writes, session->unsent + session->queued,
+        session->last_verb != NULL ? session->last_verb->name : "NULL", (int)session->project_size,
+        (const char *)session->project, session->version);
+    buffer_append(out, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
+}
+
+static uint64_t host_now_ms(const struct session_host *host) {
+    return host->port.now_ms(host->port.data);
+}
+
+void verb_client_info(struct call *call) {
+    struct buffer text = {0};
+    describe_session(&text, call->session, host_now_ms(call->session->host));
+    resp_write_bulk(call_reply(call), buffer_slice(&text));
+    buffer_free(&text);
+}
+
+/* Options that narrow the list are accepted where they select everybody. */
+static bool check_list_options(struct call *call) {
+    if (call->argc == 2) {
+        return true;
+    }
+    if (call->argc == 4 && slice_equal_nocase(call->argv[2], "TYPE")) {
+        if (slice_equal_nocase(call->argv[3], "NORMAL")) {
+            return true;
+        }
+        struct slice type = call->argv[3];
+        call_error(call, "ERR", "Unknown client type '%.*s'",
+                   (int)(type.size < 128 ? type.size : 128),
+                   type.size > 0 ? (const char *)type.data : "");
+        return false;
+    }
+    call_syntax_error(call);
+    return false;
+}
+
+void verb_client_list(struct call *call) {
+    if (!check_list_options(call)) {
+        return;
+    }
+    const struct session_host *host = call->session->host;
+    uint64_t now_ms = host_now_ms(host);
+    struct buffer text = {0};
+    for (const struct list_node *node = host->sessions.next; node != &host->sessions;
+         node = node->next) {
+        describe_session(&text, LIST_ENTRY(node, const struct session, link), now_ms);
+    }
+    resp_write_bulk(call_reply(call), buffer_slice(&text));
+    buffer_free(&text);
+}

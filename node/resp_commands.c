@@ -1,0 +1,250 @@
+#include "node/resp_commands.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+
+#define CONNECTION "connection", "0.1.0"
+#define GENERIC "generic", "0.1.0"
+#define SERVER "server", "0.1.0"
+#define STRING "string", "0.1.0"
+#define NO_KEYS 0, 0, 0
+#define LEAF NULL, 0
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static const struct verb client_verbs[] = {
+    {"getname", 2, VERB_FAST, NO_KEYS, CONNECTION, "", "Name of this connection",
+     verb_client_getname, LEAF},
+    {"help", 2, VERB_FAST, NO_KEYS, CONNECTION, "", "Lists the subcommands", verb_help, LEAF},
+    {"id", 2, VERB_FAST, NO_KEYS, CONNECTION, "", "Number of this connection", verb_client_id,
+     LEAF},
+    {"info", 2, VERB_FAST, NO_KEYS, CONNECTION, "", "Describes this connection", verb_client_info,
+     LEAF},
+    {"list", -2, VERB_ADMIN, NO_KEYS, CONNECTION, "", "Describes all connections of this node",
+     verb_client_list, LEAF},
+    {"no-evict", 3, VERB_FAST, NO_KEYS, CONNECTION, "ON | OFF",
+     "Accepted and without effect: connections are not evicted", verb_client_no_evict, LEAF},
+    {"setinfo", 4, VERB_FAST, NO_KEYS, CONNECTION, "LIB-NAME name | LIB-VER version",
+     "Accepted and without effect", verb_client_setinfo, LEAF},
+    {"setname", 3, VERB_FAST, NO_KEYS, CONNECTION, "name", "Names this connection",
+     verb_client_setname, LEAF},
+};
+
+static const struct verb command_verbs[] = {
+    {"count", 2, VERB_FAST, NO_KEYS, SERVER, "", "Number of commands", verb_command_count, LEAF},
+    {"docs", -2, 0, NO_KEYS, SERVER, "[name ...]", "What commands do", verb_command_docs, LEAF},
+    {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"info", -2, 0, NO_KEYS, SERVER, "[name ...]", "Arity, flags and key positions of commands",
+     verb_command_info, LEAF},
+    {"list", -2, 0, NO_KEYS, SERVER, "", "Names of all commands", verb_command_list, LEAF},
+};
+
+static const struct verb config_verbs[] = {
+    {"get", -3, VERB_ADMIN, NO_KEYS, SERVER, "pattern [pattern ...]",
+     "Settings under the names that Redis clients ask for", verb_config_get, LEAF},
+    {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"resetstat", 2, VERB_ADMIN, NO_KEYS, SERVER, "", "Sets the counters of INFO stats to zero",
+     verb_config_resetstat, LEAF},
+    {"set", -4, VERB_ADMIN, NO_KEYS, SERVER, "parameter value", "Refused: settings are in the file",
+     verb_config_set, LEAF},
+};
+
+/* Sorted by name: verb_find() searches by halves. */
+static const struct verb verbs[] = {
+    {"auth", -2, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "[project] token",
+     "Picks the project of this connection", verb_auth, LEAF},
+    {"client", -2, 0, NO_KEYS, CONNECTION, "subcommand", "About connections", NULL, client_verbs,
+     COUNT(client_verbs)},
+    {"command", -1, 0, NO_KEYS, SERVER, "[subcommand]", "About commands", verb_command,
+     command_verbs, COUNT(command_verbs)},
+    {"config", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About settings", NULL, config_verbs,
+     COUNT(config_verbs)},
+    {"dbsize", 1, VERB_READONLY | VERB_FAST, NO_KEYS, SERVER, "", "Number of keys of the project",
+     verb_dbsize, LEAF},
+    {"del", -2, VERB_WRITE, 1, -1, 1, GENERIC, "key [key ...]",
+     "Deletes keys; answers how many existed", verb_del, LEAF},
+    {"echo", 2, VERB_FAST, NO_KEYS, CONNECTION, "message", "Answers the message", verb_echo, LEAF},
+    {"exists", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, GENERIC, "key [key ...]",
+     "How many of the keys exist", verb_exists, LEAF},
+    {"flushdb", -1, VERB_WRITE, NO_KEYS, SERVER, "[ASYNC | SYNC]",
+     "Deletes every key of the project at once", verb_flushdb, LEAF},
+    {"get", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key", "Value of a key", verb_get, LEAF},
+    {"hello", -1, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION,
+     "[protover [AUTH project token] [SETNAME name]]", "Greets, and picks RESP 2 or 3", verb_hello,
+     LEAF},
+    {"info", -1, 0, NO_KEYS, SERVER, "[section ...]", "State of this node", verb_info, LEAF},
+    {"ping", -1, VERB_FAST, NO_KEYS, CONNECTION, "[message]", "Answers PONG or the message",
+     verb_ping, LEAF},
+    {"pttl", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
+     "Milliseconds until a key expires", verb_pttl, LEAF},
+    {"quit", -1, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "", "Closes the connection",
+     verb_quit, LEAF},
+    {"select", 2, VERB_FAST, NO_KEYS, CONNECTION, "index", "Accepts database 0, the only one",
+     verb_select, LEAF},
+    {"set", -3, VERB_WRITE, 1, 1, 1, STRING,
+     "key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-seconds | "
+     "PXAT unix-milliseconds | KEEPTTL]",
+     "Sets a key's value", verb_set, LEAF},
+    {"ttl", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key", "Seconds until a key expires",
+     verb_ttl, LEAF},
+    {"unlink", -2, VERB_WRITE, 1, -1, 1, GENERIC, "key [key ...]", "The same as DEL", verb_del,
+     LEAF},
+};
+
+const struct verb *verb_table(unsigned *count) {
+    *count = COUNT(verbs);
+    return verbs;
+}
+
+static int compare_nocase(struct slice name, const char *other) {
+    for (size_t i = 0; i < name.size; i++) {
+        int c = name.data[i];
+        c = c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
+        int difference = c - (unsigned char)other[i];
+        if (difference != 0) {
+            return difference; /* also where `other` ends */
+        }
+    }
+    return other[name.size] == '\0' ? 0 : -1;
+}
+
+const struct verb *verb_find(struct slice name) {
+    size_t low = 0, high = COUNT(verbs);
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = compare_nocase(name, verbs[middle].name);
+        if (order == 0) {
+            return &verbs[middle];
+        }
+        if (order < 0) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return NULL;
+}
+
+const struct verb *verb_find_subcommand(const struct verb *container, struct slice name) {
+    for (unsigned i = 0; i < container->n_subcommands; i++) {
+        if (slice_equal_nocase(name, container->subcommands[i].name)) {
+            return &container->subcommands[i];
+        }
+    }
+    return NULL;
+}
+
+bool verb_accepts(const struct verb *verb, unsigned argc) {
+    return verb->arity >= 0 ? argc == (unsigned)verb->arity : argc >= (unsigned)-verb->arity;
+}
+
+static void refuse_unknown(struct call *call) {
+    enum { SHOWN = 128 };
+    /* Like Redis: the arguments until 128 bytes are shown, the last of them cut. */
+    char args[2 * SHOWN];
+    size_t size = 0;
+    args[0] = '\0';
+    for (unsigned i = 1; i < call->argc && size < SHOWN; i++) {
+        struct slice arg = call->argv[i];
+        size_t shown = arg.size < SHOWN - size ? arg.size : SHOWN - size;
+        size += (size_t)snprintf(args + size, sizeof args - size, "'%.*s' ", (int)shown,
+                                 shown > 0 ? (const char *)arg.data : "");
+    }
+    struct slice name = call->argv[0];
+    call_error(call, "ERR", "unknown command '%.*s', with args beginning with: %s",
+               (int)(name.size < SHOWN ? name.size : SHOWN),
+               name.size > 0 ? (const char *)name.data : "", args);
+}
+
+static void refuse_subcommand(struct call *call, const struct verb *container) {
+    struct slice name = call->argv[1];
+    char upper[32];
+    size_t i = 0;
+    for (; container->name[i] != '\0' && i < sizeof upper - 1; i++) {
+        upper[i] = (char)(container->name[i] - ('a' - 'A'));
+    }
+    upper[i] = '\0';
+    call_error(call, "ERR", "unknown subcommand '%.*s'. Try %s HELP.",
+               (int)(name.size < 128 ? name.size : 128),
+               name.size > 0 ? (const char *)name.data : "", upper);
+}
+
+void verb_run(struct call *call, const struct verb *verb) {
+    call->verb = verb;
+    if (verb == NULL) {
+        refuse_unknown(call);
+        return;
+    }
+    if (!verb_accepts(verb, call->argc)) {
+        call_error(call, "ERR", "wrong number of arguments for '%s' command", verb->name);
+        return;
+    }
+    if (verb->subcommands == NULL || call->argc == 1) {
+        verb->handler(call);
+        return;
+    }
+    const struct verb *subcommand = verb_find_subcommand(verb, call->argv[1]);
+    if (subcommand == NULL) {
+        refuse_subcommand(call, verb);
+        return;
+    }
+    if (!verb_accepts(subcommand, call->argc)) {
+        call_error(call, "ERR", "wrong number of arguments for '%s|%s' command", verb->name,
+                   subcommand->name);
+        return;
+    }
+    subcommand->handler(call);
+}
+
+void call_syntax_error(struct call *call) {
+    call_error(call, "ERR", "syntax error");
+}
+
+void call_submit_args(struct call *call, enum command_kind kind, unsigned first) {
+    ASSERT(first <= call->argc);
+    struct command command = {.kind = kind};
+    call_submit(call, &command, call->argv + first, call->argc - first);
+}
+
+bool call_check_keys(struct call *call, unsigned first, unsigned end) {
+    ASSERT(first < end && end <= call->argc);
+    for (unsigned i = first; i < end; i++) {
+        size_t size = call->argv[i].size;
+        if (size < 1 || size > LIMIT_KEY_SIZE) {
+            call_error(call, "TOOBIG", "key of %zu bytes is outside the limits of 1 to %d bytes",
+                       size, LIMIT_KEY_SIZE);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool call_parse_integer(struct slice text, int64_t *number) {
+    enum { LONGEST = 20 }; /* of INT64_MIN */
+    char digits[LONGEST + 1];
+    bool negative = text.size > 0 && text.data[0] == '-';
+    size_t first = negative ? 1 : 0;
+    if (text.size <= first || text.size > LONGEST) {
+        return false;
+    }
+    for (size_t i = first; i < text.size; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9') {
+            return false;
+        }
+    }
+    if (text.data[first] == '0' && text.size > 1) {
+        return false;
+    }
+    memcpy(digits, text.data, text.size);
+    digits[text.size] = '\0';
+    errno = 0;
+    long long parsed = strtoll(digits, NULL, 10);
+    if (errno != 0) {
+        return false;
+    }
+    *number = parsed;
+    return true;
+}

@@ -1,0 +1,123 @@
+/* The commands that clients may send: one table that dispatch, COMMAND and the documentation's test
+ * read, and what a handler may do.
+ *
+ * A command as the client names it is called a verb here; `struct command` is what the state
+ * machine executes. To add one: a line in the table of resp_commands.c, a handler in the
+ * commands_*.c of its family, a case in tests/unit/test_session.c. */
+#ifndef NODE_RESP_COMMANDS_H
+#define NODE_RESP_COMMANDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "node/machine/command.h"
+
+struct session;
+struct verb;
+
+enum verb_flag {
+    VERB_WRITE = 1,    /* submits writes: waits for earlier reads of the connection */
+    VERB_READONLY = 2, /* submits reads */
+    VERB_FAST = 4,
+    VERB_ADMIN = 8,
+    VERB_NO_AUTH = 16 /* allowed before AUTH where authentication is required */
+};
+
+/* One command being carried out. A handler replies exactly once: it writes one RESP value to
+ * call_reply(), or calls call_error(), or calls call_submit(). */
+struct call {
+    struct session *session;
+    const struct verb *verb;
+    unsigned argc; /* with the command's name, and that of a subcommand */
+    const struct slice *argv;
+};
+
+struct verb {
+    const char *name; /* lower case; of a subcommand without its container's name */
+    int arity;        /* as Redis counts: with the name; negative: at least */
+    unsigned flags;   /* enum verb_flag */
+    int first_key;    /* positions in argv, 0 without keys; last_key may count from the end (-1) */
+    int last_key;
+    int key_step;
+    const char *group; /* connection, generic, server, string */
+    const char *since; /* release of invoke-kv */
+    const char *syntax;
+    const char *summary;
+    void (*handler)(struct call *call); /* of a container: when it comes without a subcommand */
+    const struct verb *subcommands;     /* NULL, or n_subcommands in any order */
+    unsigned n_subcommands;
+};
+
+/* The whole table, sorted by name. */
+const struct verb *verb_table(unsigned *count);
+/* Any case of letters; NULL when there is no such command. */
+const struct verb *verb_find(struct slice name);
+const struct verb *verb_find_subcommand(const struct verb *container, struct slice name);
+/* Whether `argc` words satisfy the verb's arity. */
+bool verb_accepts(const struct verb *verb, unsigned argc);
+
+/* Checks name and arity of call->argv, finds the subcommand and calls its handler, or answers with
+ * Redis's error. `verb` is verb_find(argv[0]). */
+void verb_run(struct call *call, const struct verb *verb);
+
+/* For handlers. */
+
+/* The buffer to append the reply to. Valid until the handler returns. */
+struct buffer *call_reply(struct call *call);
+int call_version(const struct call *call);
+void call_error(struct call *call, const char *prefix, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void call_ok(struct call *call);
+/* "ERR syntax error" */
+void call_syntax_error(struct call *call);
+/* Submits the command for the session's project; its result becomes the reply. `command` needs
+ * kind, flags and expiry only. The arguments are copied. */
+void call_submit(struct call *call, const struct command *command, const struct slice *args,
+                 unsigned n_args);
+/* Sends a command without options, such as COMMAND_GET, with argv from `first` on. */
+void call_submit_args(struct call *call, enum command_kind kind, unsigned first);
+/* Answers -TOOBIG and returns false when a key among argv[first..argc) is empty or too large. */
+bool call_check_keys(struct call *call, unsigned first, unsigned end);
+/* Strict decimal integer, as Redis reads them: no blanks, plus signs or leading zeros. */
+bool call_parse_integer(struct slice text, int64_t *number);
+
+/* Handlers, by file. */
+
+/* commands_connection.c */
+void verb_auth(struct call *call);
+void verb_client_getname(struct call *call);
+void verb_client_id(struct call *call);
+void verb_client_info(struct call *call);
+void verb_client_list(struct call *call);
+void verb_client_no_evict(struct call *call);
+void verb_client_setinfo(struct call *call);
+void verb_client_setname(struct call *call);
+void verb_echo(struct call *call);
+void verb_hello(struct call *call);
+void verb_ping(struct call *call);
+void verb_quit(struct call *call);
+void verb_select(struct call *call);
+/* commands_keys.c */
+void verb_dbsize(struct call *call);
+void verb_del(struct call *call);
+void verb_exists(struct call *call);
+void verb_flushdb(struct call *call);
+void verb_pttl(struct call *call);
+void verb_ttl(struct call *call);
+/* commands_strings.c */
+void verb_get(struct call *call);
+void verb_set(struct call *call);
+/* commands_server.c */
+void verb_command(struct call *call);
+void verb_command_count(struct call *call);
+void verb_command_docs(struct call *call);
+void verb_command_info(struct call *call);
+void verb_command_list(struct call *call);
+void verb_config_get(struct call *call);
+void verb_config_resetstat(struct call *call);
+void verb_config_set(struct call *call);
+void verb_help(struct call *call); /* HELP of any container */
+void verb_info(struct call *call);
+
+#endif

@@ -1,0 +1,497 @@
+#include "node/session.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "base/slot.h"
+#include "node/op.h"
+#include "node/resp_commands.h"
+#include "node/session_state.h"
+
+/* The place of a reply that cannot be sent yet: that of an operation, or of local replies behind
+ * one. Outlives its session when the operation does. */
+struct slot {
+    struct list_node link;   /* in session->slots */
+    struct session *session; /* NULL when the connection has gone */
+    struct session_host *host;
+    bool is_op;
+    bool done; /* the reply is known */
+    int version;
+    size_t op_bytes;
+    size_t counted; /* bytes of this slot in session->queued */
+    struct buffer local;
+    struct result result;
+    struct op op;
+};
+
+/* ---- replies ---- */
+
+static void write_integers(struct buffer *out, struct slice numbers) {
+    struct reader reader = reader_make(numbers);
+    size_t count = numbers.size / sizeof(uint64_t);
+    resp_write_array(out, count);
+    for (size_t i = 0; i < count; i++) {
+        resp_write_integer(out, (int64_t)reader_u64(&reader));
+    }
+}
+
+static void write_error(struct buffer *out, const struct result *result) {
+    char text[ERROR_MESSAGE_SIZE];
+    size_t size = result->data.size < sizeof text - 1 ? result->data.size : sizeof text - 1;
+    if (size > 0) {
+        memcpy(text, result->data.data, size);
+    }
+    text[size] = '\0';
+    resp_write_error(out, error_prefix(result->code),
+                     size > 0 ? text : error_describe(result->code));
+}
+
+/* Writes all of a result but the bytes of a bulk. */
+static void write_result(struct buffer *out, const struct result *result, int version) {
+    switch (result->kind) {
+    case RESULT_OK:
+        resp_write_simple(out, "OK");
+        return;
+    case RESULT_NIL:
+        resp_write_null(out, version);
+        return;
+    case RESULT_INTEGER:
+        resp_write_integer(out, result->integer);
+        return;
+    case RESULT_BULK:
+        resp_write_bulk_header(out, result->data.size);
+        return;
+    case RESULT_ERROR:
+        write_error(out, result);
+        return;
+    case RESULT_INTEGERS:
+        write_integers(out, buffer_slice(&result->data));
+        return;
+    }
+    ASSERT(false);
+}
+
+/* Writes the reply of a finished slot to the session's output. A large value is moved, not copied.
+ */
+static void slot_render(struct session *session, struct slot *slot) {
+    if (!slot->is_op) {
+        session->unsent += slot->local.size;
+        output_move(&session->output, &slot->local);
+        return;
+    }
+    struct buffer *tail = output_tail(&session->output);
+    size_t before = tail->size;
+    write_result(tail, &slot->result, slot->version);
+    session->unsent += tail->size - before;
+    if (slot->result.kind == RESULT_BULK) {
+        session->unsent += slot->result.data.size + 2;
+        output_move(&session->output, &slot->result.data);
+        buffer_append(output_tail(&session->output), "\r\n", 2);
+    }
+}
+
+static struct slot *slot_new(struct session *session, bool is_op) {
+    struct slot *slot = mem_zalloc(1, sizeof *slot);
+    slot->session = session;
+    slot->host = session->host;
+    slot->is_op = is_op;
+    slot->done = !is_op;
+    slot->version = session->version;
+    list_push(&session->slots, &slot->link);
+    return slot;
+}
+
+static void slot_free(struct slot *slot) {
+    buffer_free(&slot->local);
+    buffer_free(&slot->op.command);
+    result_free(&slot->result);
+    mem_free(slot);
+}
+
+/* Brings session->queued up to date with what the slot holds. */
+static void slot_count(struct slot *slot) {
+    size_t size = slot->local.size + slot->result.data.size;
+    slot->session->queued += size - slot->counted;
+    slot->counted = size;
+}
+
+/* Moves the finished replies at the head of the queue to the output. */
+static void session_flush_slots(struct session *session) {
+    struct list_node *node;
+    while ((node = list_first(&session->slots)) != NULL) {
+        struct slot *slot = LIST_ENTRY(node, struct slot, link);
+        if (!slot->done) {
+            return;
+        }
+        list_remove(&slot->link);
+        ASSERT(session->queued >= slot->counted);
+        session->queued -= slot->counted;
+        slot_render(session, slot);
+        slot_free(slot);
+    }
+}
+
+/* ---- operations ---- */
+
+/* The size of a read's result is not known before, so the number of reads under way starts small,
+ * grows with each small reply and falls with a large one: a burst of reads of large values must not
+ * gather far more than max_output. */
+static void session_adapt_window(struct session *session, size_t reply_size) {
+    if (reply_size <= SESSION_LARGE_REPLY) {
+        if (session->read_window < SESSION_READ_WINDOW_MAX) {
+            session->read_window++;
+        }
+        return;
+    }
+    size_t fitting = session->host->limits.max_output / reply_size;
+    if (fitting < session->read_window) {
+        session->read_window = fitting > 1 ? (unsigned)fitting : 1;
+    }
+}
+
+static void session_op_done(struct op *op, struct result *result) {
+    struct slot *slot = op->data;
+    struct session *session = slot->session;
+    ASSERT(slot->is_op && !slot->done);
+    slot->host->n_slots--;
+    if (session == NULL) {
+        slot_free(slot); /* the router frees what it still holds of the result */
+        return;
+    }
+    buffer_free(&slot->op.command);
+    slot->done = true;
+    slot->result = *result;
+    *result = (struct result){.kind = RESULT_OK};
+    slot_count(slot);
+
+    unsigned *under_way = op->is_write ? &session->writes : &session->reads;
+    ASSERT(*under_way > 0 && session->op_bytes >= slot->op_bytes);
+    --*under_way;
+    session->op_bytes -= slot->op_bytes;
+    if (!op->is_write) {
+        session_adapt_window(session, slot->result.data.size);
+    }
+    if (slot->result.kind == RESULT_ERROR) {
+        session->host->stats.errors++;
+    }
+    session_flush_slots(session); /* frees the slot, and the op in it, when its turn has come */
+    if (!session->running) {
+        session->wake(session->wake_data);
+    }
+}
+
+void call_submit(struct call *call, const struct command *command, const struct slice *args,
+                 unsigned n_args) {
+    struct session *session = call->session;
+    struct session_host *host = session->host;
+    ASSERT(!session->answered);
+    session->answered = true;
+
+    struct slot *slot = slot_new(session, true);
+    struct command complete = *command;
+    complete.project = session_project(session);
+    size_t size = 64 + complete.project.size;
+    for (unsigned i = 0; i < n_args; i++) {
+        size += sizeof(uint32_t) + args[i].size;
+    }
+    /* At once, so that a large value does not make the buffer double. */
+    buffer_reserve(&slot->op.command, size);
+    command_encode(&slot->op.command, &complete, args, n_args);
+    slot->op_bytes = slot->op.command.size;
+    slot->op.shard = slot_shard(slot_of(complete.project), host->limits.n_shards);
+    slot->op.is_write = command_is_write(command->kind);
+    slot->op.after_writes = !slot->op.is_write && session->writes > 0;
+    slot->op.done = session_op_done;
+    slot->op.data = slot;
+    ASSERT(!slot->op.is_write || session->reads == 0);
+
+    *(slot->op.is_write ? &session->writes : &session->reads) += 1;
+    session->op_bytes += slot->op_bytes;
+    host->n_slots++;
+    host->port.submit(host->port.data, &slot->op);
+}
+
+/* ---- what handlers use ---- */
+
+/* Local replies go straight to the output, or behind the last operation. */
+static struct buffer *session_reply(struct session *session) {
+    if (list_empty(&session->slots)) {
+        return output_tail(&session->output);
+    }
+    struct slot *last = LIST_ENTRY(session->slots.prev, struct slot, link);
+    if (last->is_op) {
+        last = slot_new(session, false);
+    }
+    return &last->local;
+}
+
+struct buffer *call_reply(struct call *call) {
+    struct session *session = call->session;
+    if (session->reply == NULL) {
+        ASSERT(!session->answered);
+        session->answered = true;
+        session->reply = session_reply(session);
+        session->reply_start = session->reply->size;
+    }
+    return session->reply;
+}
+
+int call_version(const struct call *call) {
+    return call->session->version;
+}
+
+void call_error(struct call *call, const char *prefix, const char *format, ...) {
+    char text[ERROR_MESSAGE_SIZE];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    resp_write_error(call_reply(call), prefix, text);
+    call->session->host->stats.errors++;
+}
+
+void call_ok(struct call *call) {
+    resp_write_simple(call_reply(call), "OK");
+}
+
+/* ---- commands ---- */
+
+/* Counts what the command wrote. */
+static void session_count_reply(struct session *session) {
+    if (session->reply == NULL) {
+        return;
+    }
+    if (list_empty(&session->slots)) {
+        session->unsent += session->reply->size - session->reply_start;
+    } else {
+        slot_count(LIST_ENTRY(session->slots.prev, struct slot, link));
+    }
+    session->reply = NULL;
+}
+
+static void refuse_oversized(struct call *call, uint64_t size) {
+    const struct session_limits *limits = &call->session->host->limits;
+    call_error(call, "TOOBIG",
+               "%llu bytes exceed the limit of %llu bytes for an argument (max_value) or of %llu "
+               "bytes for a whole command",
+               (unsigned long long)size, (unsigned long long)limits->max_value,
+               (unsigned long long)(limits->max_value + SESSION_REQUEST_SLACK));
+}
+
+/* Carries out the pending command. */
+static void session_dispatch(struct session *session) {
+    struct call call = {
+        .session = session, .argc = session->pending.argc, .argv = session->pending.argv};
+    session->has_pending = false;
+    session->answered = false;
+    session->active_ms = session->host->port.now_ms(session->host->port.data);
+    session->host->stats.commands++;
+    if (session->pending.oversized > 0) {
+        refuse_oversized(&call, session->pending.oversized);
+    } else {
+        verb_run(&call, session->pending_verb);
+        session->last_verb = session->pending_verb;
+    }
+    ASSERT(session->answered);
+    session_count_reply(session);
+}
+
+/* Replies once more and takes no further commands. */
+static void session_break(struct session *session, const char *prefix, const char *text) {
+    struct call call = {.session = session};
+    session->answered = false;
+    call_error(&call, prefix, "%s", text);
+    session_count_reply(session);
+    session->closing = true;
+}
+
+/* Makes the next complete command the pending one. False when there is none. */
+static bool session_parse(struct session *session) {
+    for (;;) {
+        switch (resp_parser_next(session->parser, &session->pending)) {
+        case RESP_MORE:
+            return false;
+        case RESP_BROKEN:
+            session_break(session, "ERR", resp_parser_error(session->parser));
+            return false;
+        case RESP_COMMAND:
+            break;
+        }
+        if (session->pending.argc > 0) {
+            session->pending_verb = verb_find(session->pending.argv[0]);
+            session->has_pending = true;
+            return true;
+        }
+    }
+}
+
+static bool session_may_dispatch(const struct session *session) {
+    const struct session_limits *limits = &session->host->limits;
+    unsigned flags = session->pending_verb != NULL ? session->pending_verb->flags : 0;
+    if (session->reads + session->writes >= limits->max_pipeline ||
+        session->unsent + session->queued >= limits->max_output) {
+        return false;
+    }
+    if (session->op_bytes >= SESSION_OP_BYTES) {
+        return false;
+    }
+    if ((flags & VERB_WRITE) != 0 && session->reads > 0) {
+        return false;
+    }
+    return (flags & VERB_READONLY) == 0 || session->reads < session->read_window;
+}
+
+static void session_count_input(struct session *session) {
+    struct session_host *host = session->host;
+    size_t memory = resp_parser_memory(session->parser);
+    host->input_bytes += memory - session->input_memory;
+    session->input_memory = memory;
+    if (memory > SESSION_INPUT_SLACK && host->input_bytes > host->limits.max_input &&
+        !session->closing) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "this node holds %llu bytes of half-received commands, more than the limit of "
+                 "%llu bytes; try again later",
+                 (unsigned long long)host->input_bytes, (unsigned long long)host->limits.max_input);
+        session_break(session, "BUSY", text);
+    }
+}
+
+static void session_run(struct session *session) {
+    ASSERT(!session->running);
+    session->running = true;
+    while (!session->closing) {
+        if (!session->has_pending && !session_parse(session)) {
+            break;
+        }
+        if (!session_may_dispatch(session)) {
+            break;
+        }
+        session_dispatch(session);
+    }
+    session->running = false;
+    session_count_input(session);
+}
+
+/* ---- the shell's side ---- */
+
+void session_host_init(struct session_host *host, const struct session_limits *limits,
+                       const struct session_port *port) {
+    ASSERT(limits->n_shards > 0 && limits->max_pipeline > 0 && limits->max_output > 0);
+    *host = (struct session_host){.limits = *limits, .port = *port};
+    list_init(&host->sessions);
+}
+
+struct session *session_new(struct session_host *host, const char *peer, const char *local,
+                            void (*wake)(void *data), void *data) {
+    uint64_t max_value = host->limits.max_value;
+    const struct resp_limits limits = {
+        .max_args = LIMIT_RESP_ARGS,
+        .max_bulk = (size_t)(max_value > LIMIT_KEY_SIZE ? max_value : LIMIT_KEY_SIZE),
+        .max_request = (size_t)max_value + SESSION_REQUEST_SLACK,
+        .max_inline = LIMIT_RESP_INLINE,
+    };
+    struct session *session = mem_zalloc(1, sizeof *session);
+    session->host = host;
+    session->wake = wake;
+    session->wake_data = data;
+    session->id = ++host->last_id;
+    snprintf(session->peer, sizeof session->peer, "%s", peer);
+    snprintf(session->local, sizeof session->local, "%s", local);
+    session->version = 2;
+    memcpy(session->project, "default", 7);
+    session->project_size = 7;
+    session->since_ms = host->port.now_ms(host->port.data);
+    session->active_ms = session->since_ms;
+    session->parser = resp_parser_new(&limits);
+    session->read_window = SESSION_READ_WINDOW;
+    list_init(&session->slots);
+    list_push(&host->sessions, &session->link);
+    host->n_sessions++;
+    host->stats.connections++;
+    session_count_input(session);
+    return session;
+}
+
+void session_free(struct session *session) {
+    ASSERT(!session->running);
+    struct session_host *host = session->host;
+    struct list_node *node;
+    while ((node = list_first(&session->slots)) != NULL) {
+        struct slot *slot = LIST_ENTRY(node, struct slot, link);
+        list_remove(&slot->link);
+        if (slot->done) {
+            slot_free(slot);
+        } else {
+            slot->session = NULL;
+        }
+    }
+    list_remove(&session->link);
+    ASSERT(host->n_sessions > 0 && host->input_bytes >= session->input_memory);
+    host->n_sessions--;
+    host->input_bytes -= session->input_memory;
+    resp_parser_free(session->parser);
+    output_free(&session->output);
+    mem_free(session);
+}
+
+uint64_t session_id(const struct session *session) {
+    return session->id;
+}
+
+const char *session_peer(const struct session *session) {
+    return session->peer;
+}
+
+void session_input_space(struct session *session, uint8_t **data, size_t *size) {
+    ASSERT(!session->has_pending);
+    resp_parser_space(session->parser, data, size);
+}
+
+void session_input_filled(struct session *session, size_t size) {
+    session->host->stats.bytes_in += size;
+    resp_parser_filled(session->parser, size);
+    session_run(session);
+}
+
+void session_input_end(struct session *session) {
+    session->input_ended = true;
+}
+
+bool session_wants_read(const struct session *session) {
+    return !session->closing && !session->input_ended && !session->has_pending &&
+           session->unsent + session->queued < session->host->limits.max_output;
+}
+
+bool session_needs_resume(const struct session *session) {
+    return session->has_pending && !session->closing && session_may_dispatch(session);
+}
+
+void session_resume(struct session *session) {
+    session_run(session);
+}
+
+bool session_is_mid_command(const struct session *session) {
+    return !session->closing && !session->has_pending && !resp_parser_is_idle(session->parser);
+}
+
+struct output *session_output(struct session *session) {
+    return &session->output;
+}
+
+void session_sent(struct session *session, size_t size) {
+    ASSERT(session->unsent >= size);
+    session->unsent -= size;
+    session->host->stats.bytes_out += size;
+}
+
+void session_drain(struct session *session) {
+    session->closing = true;
+}
+
+bool session_is_finished(const struct session *session) {
+    bool no_more = session->closing || (session->input_ended && !session->has_pending);
+    return no_more && list_empty(&session->slots) && session->unsent == 0;
+}

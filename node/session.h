@@ -1,0 +1,124 @@
+/* One client connection without its socket: bytes in, commands, operations, bytes out in the order
+ * of the commands. Pure: the listener is its shell, tests are another.
+ *
+ * Order. Every command gets its reply in the place it came in, although operations complete in any
+ * order. A write waits until the reads before it are finished, so that a read never sees a later
+ * write; a read behind unfinished writes is marked op.after_writes, so that it sees them. Commands
+ * that change the connection (AUTH, HELLO, ...) take effect where they stand; an operation belongs
+ * to the project that was current then.
+ *
+ * Bounds. A session takes no further command while max_pipeline operations are under way, too many
+ * bytes of them are, or max_output bytes of replies are not yet sent; then it stops wanting input,
+ * and TCP makes the client wait.
+ *
+ * Threads: the loop thread. */
+#ifndef NODE_SESSION_H
+#define NODE_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/list.h"
+#include "node/output.h"
+
+struct op;
+struct server_info;
+struct session;
+
+enum {
+    SESSION_OUTPUT_DEFAULT = 8 * 1024 * 1024, /* bytes of unsent replies, plus one reply */
+    SESSION_OP_BYTES = 8 * 1024 * 1024,       /* bytes of operations under way, plus one */
+    SESSION_READ_WINDOW = 16,                 /* reads under way at first; see session.c */
+    SESSION_READ_WINDOW_MAX = 128,
+    SESSION_LARGE_REPLY = 64 * 1024, /* a reply that narrows the window */
+    SESSION_INPUT_SLACK = 64 * 1024, /* input that a session may always hold, bytes */
+    /* All arguments of a command together may have max_value and this many bytes. */
+    SESSION_REQUEST_SLACK = 512 * 1024,
+    SESSION_CLIENT_NAME = 128, /* bytes of a name given by CLIENT SETNAME */
+    SESSION_ADDRESS_SIZE = 64  /* "[IPv6]:port" and NUL */
+};
+
+struct session_limits {
+    unsigned n_shards;
+    uint64_t max_value;    /* bytes */
+    unsigned max_pipeline; /* operations of a session under way */
+    size_t max_output;     /* SESSION_OUTPUT_DEFAULT */
+    uint64_t max_input;    /* bytes of half-received commands, all sessions together */
+};
+
+/* What a session needs from the node. */
+struct session_port {
+    void *data;
+    /* Takes the op until op->done; see router_submit(). */
+    void (*submit)(void *data, struct op *op);
+    /* Monotonic milliseconds. */
+    uint64_t (*now_ms)(void *data);
+    /* Fills a zeroed *info. */
+    void (*describe)(void *data, struct server_info *info);
+};
+
+struct session_stats {
+    uint64_t connections; /* sessions made so far */
+    uint64_t rejected;    /* connections refused for max_connections; counted by the shell */
+    uint64_t commands;
+    uint64_t errors; /* error replies */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t stalled; /* closed in the middle of a command; counted by the shell */
+};
+
+/* What all sessions of a node share. Must outlive the sessions and their operations. */
+struct session_host {
+    struct session_limits limits;
+    struct session_port port;
+    struct list_node sessions; /* of struct session */
+    unsigned n_sessions;
+    unsigned n_slots; /* operations of live and of dead sessions that are not completed */
+    uint64_t last_id;
+    uint64_t input_bytes; /* held by the parsers */
+    struct session_stats stats;
+};
+
+void session_host_init(struct session_host *host, const struct session_limits *limits,
+                       const struct session_port *port);
+
+/* `wake` is called, never from within another call on this session, when an operation completed:
+ * there may be output, or session_resume() has work. `peer` and `local` are addresses for humans.
+ */
+struct session *session_new(struct session_host *host, const char *peer, const char *local,
+                            void (*wake)(void *data), void *data);
+/* Operations under way complete into nothing. */
+void session_free(struct session *session);
+uint64_t session_id(const struct session *session);
+const char *session_peer(const struct session *session);
+
+/* Where the next bytes from the socket go, see resp_parser_space(). Only while
+ * session_wants_read(). */
+void session_input_space(struct session *session, uint8_t **data, size_t *size);
+/* `size` bytes were put there: takes the commands that are complete. */
+void session_input_filled(struct session *session, size_t size);
+/* The client sends no more. What it sent is carried out and answered; then the session finishes. */
+void session_input_end(struct session *session);
+
+/* False while a bound is reached or no more input is expected. */
+bool session_wants_read(const struct session *session);
+/* Commands that were held back can go on now. Not done by itself when an operation completes, since
+ * that would submit operations from within the router. */
+bool session_needs_resume(const struct session *session);
+void session_resume(struct session *session);
+/* A command has been received in part. */
+bool session_is_mid_command(const struct session *session);
+
+/* What can be sent now. The shell consumes it, or moves it away (output_append), and says by
+ * session_sent() how many bytes have left. */
+struct output *session_output(struct session *session);
+void session_sent(struct session *session, size_t size);
+
+/* Takes no further commands; what is under way is still answered. For a node that stops. */
+void session_drain(struct session *session);
+/* Nothing is left to do or to send: close the connection. */
+bool session_is_finished(const struct session *session);
+
+#endif

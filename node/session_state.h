@@ -1,0 +1,59 @@
+/* A session's state, for session.c and the command handlers (commands_*.c) only. */
+#ifndef NODE_SESSION_STATE_H
+#define NODE_SESSION_STATE_H
+
+#include "base/limits.h"
+#include "base/resp.h"
+#include "node/session.h"
+
+struct verb;
+
+struct session {
+    struct list_node link; /* in host->sessions */
+    struct session_host *host;
+    void (*wake)(void *data);
+    void *wake_data;
+
+    /* What commands show and change. */
+    uint64_t id;
+    char peer[SESSION_ADDRESS_SIZE];
+    char local[SESSION_ADDRESS_SIZE];
+    int version; /* RESP 2 or 3 */
+    uint8_t project_size;
+    uint8_t project[LIMIT_PROJECT_NAME];
+    char name[SESSION_CLIENT_NAME + 1];
+    uint64_t since_ms;
+    uint64_t active_ms; /* of the last command */
+    const struct verb *last_verb;
+    bool closing; /* takes no further commands; finished once all is answered and sent */
+
+    /* Input. */
+    struct resp_parser *parser;
+    struct resp_command pending; /* parsed, not yet carried out, when has_pending */
+    const struct verb *pending_verb;
+    bool has_pending;
+    bool input_ended;
+    bool running;        /* inside session_run() */
+    size_t input_memory; /* counted in host->input_bytes */
+
+    /* Operations under way. */
+    struct list_node slots; /* replies not yet in `output`, in order of the commands */
+    unsigned reads;
+    unsigned writes;
+    unsigned read_window; /* reads that may be under way */
+    size_t op_bytes;      /* of the operations under way */
+
+    /* Replies. */
+    struct output output;
+    size_t unsent;        /* in `output` and at the shell */
+    size_t queued;        /* in slots */
+    struct buffer *reply; /* where the current command writes, NULL before it did */
+    size_t reply_start;
+    bool answered; /* the current command has replied or submitted */
+};
+
+static inline struct slice session_project(const struct session *session) {
+    return slice_make(session->project, session->project_size);
+}
+
+#endif
