@@ -18,7 +18,8 @@
  * layers above cope. Nothing is delivered twice, and nothing damaged is delivered: a frame that fails
  * its checks closes the connection.
  *
- * Threads: loop thread only. */
+ * Threads: loop thread only. Callbacks run from libuv's callbacks, never inside peers_send(),
+ * peers_flush() or peers_close(); each of these may be called from within a callback. */
 #ifndef RAFT_PEERS_H
 #define RAFT_PEERS_H
 
@@ -38,6 +39,15 @@ enum {
     PEER_HEADER_MAX = 1 << 20,    /* bytes of a message's header */
     PEER_ATTACHMENTS_MAX = 4096   /* payloads behind it, each at most LIMIT_ENTRY_SIZE */
 };
+
+/* All attachments of one message together, bytes: the largest entry and some company. */
+#define PEER_ATTACHMENTS_SIZE_MAX (LIMIT_ENTRY_SIZE + 16 * MIB)
+
+/* What urgent messages may queue beyond peers_options.queue_bytes, so that a queue full of bulk does
+ * not silence heartbeats. */
+#define PEER_URGENT_RESERVE (1 * MIB)
+
+enum peers_log_level { PEERS_LOG_INFO = 0, PEERS_LOG_WARNING = 1 };
 
 /* A message: a small header and payloads that travel without being copied on the sending side and
  * are received into payloads of their own. `type` and `group` are the user's. */
@@ -74,6 +84,9 @@ struct peers_callbacks {
     /* The other side refused this node, with its reason (wrong cluster, wiped disk ...). Called at
      * most once per dial. */
     void (*on_refused)(void *data, uint64_t node, const char *reason);
+    /* What no other callback tells: failed dials, strangers, damaged bytes. Lines that outsiders can
+     * provoke are limited to one per second. May be NULL. */
+    void (*log)(void *data, enum peers_log_level level, const char *text);
 };
 
 struct peers_options {
@@ -84,7 +97,7 @@ struct peers_options {
     struct peer_address listen;
     const struct peer_address *nodes; /* all nodes but self */
     unsigned n_nodes;
-    uint64_t queue_bytes;    /* most that may wait per peer; more is refused by peers_send() */
+    uint64_t queue_bytes;    /* most that may wait per peer; see peers_send() */
     unsigned reconnect_min_ms; /* back-off with jitter between dials: first and longest pause */
     unsigned reconnect_max_ms;
     struct peers_callbacks callbacks;
@@ -94,11 +107,14 @@ struct peers_options {
 enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
                            const struct peers_options *options, struct error *error);
 
-/* Closes everything; `closed` runs on the loop, after which the memory is gone. */
+/* Closes everything; no other callback runs any more, then `closed` runs on the loop, after which the
+ * memory is gone. */
 void peers_close(struct peers *peers, void (*closed)(void *data), void *data);
 
 /* Queues a message; takes own references to the attachments, copies the header. False when the link
- * is down or its queue full: the message is dropped, nothing else happens. Written to the socket
+ * is down or its queue full: the message is dropped, nothing else happens. A lane on which nothing
+ * waits takes one message of any size, so that a message larger than queue_bytes can pass. A message
+ * beyond the bounds above is a bug of the caller and fails an assertion. Written to the socket
  * at the end of the loop iteration (peers_flush), many messages in one system call. */
 bool peers_send(struct peers *peers, uint64_t to, enum peer_lane lane,
                 const struct peer_message *message);
@@ -109,6 +125,7 @@ void peers_flush(struct peers *peers);
 /* State for routing, INFO and tests. */
 bool peers_is_up(const struct peers *peers, uint64_t node);
 uint64_t peers_epoch(const struct peers *peers, uint64_t node);       /* of the outgoing link, or 0 */
+uint64_t peers_boot(const struct peers *peers); /* as given to peers_open() */
 uint64_t peers_queued_bytes(const struct peers *peers, uint64_t node);
 uint64_t peers_bulk_queued(const struct peers *peers, uint64_t node, uint16_t group); /* messages */
 
