@@ -398,6 +398,26 @@ static void test_large_argument_takes_its_size_once(void **state) {
     buffer_free(&bytes);
 }
 
+/* The socket writes a large argument to where it stays: the offered space is exactly its rest. */
+static void test_large_argument_is_read_in_place(void **state) {
+    (void)state;
+    struct feed feed = {.parser = resp_parser_new(&DEFAULT_LIMITS)};
+    feed_bytes(&feed, slice_of("*1\r\n$100000\r\n0123456789"), SIZE_MAX);
+    uint8_t *place = NULL;
+    size_t size = 0;
+    resp_parser_space(feed.parser, &place, &size);
+    assert_int_equal(size, 100000 - 10);
+    memset(place, 'x', size);
+    resp_parser_filled(feed.parser, size);
+    feed_read(&feed, slice_of("\r\n"), SIZE_MAX);
+    struct resp_command command;
+    assert_int_equal(resp_parser_next(feed.parser, &command), RESP_COMMAND);
+    assert_ptr_equal(command.argv[0].data, place - 10);
+    assert_int_equal(command.argv[0].size, 100000);
+    assert_memory_equal(command.argv[0].data, "0123456789x", 11);
+    feed_free(&feed);
+}
+
 static void test_memory_returns_after_many_small_arguments(void **state) {
     (void)state;
     enum { COUNT = 1024, SIZE = 10 * 1024 };
@@ -709,6 +729,7 @@ int main(void) {
         cmocka_unit_test(test_oversized_arguments_are_skipped),
         cmocka_unit_test(test_arguments_of_every_kind),
         cmocka_unit_test(test_large_argument_takes_its_size_once),
+        cmocka_unit_test(test_large_argument_is_read_in_place),
         cmocka_unit_test(test_memory_returns_after_many_small_arguments),
         cmocka_unit_test(test_announced_sizes_do_not_pile_up),
         cmocka_unit_test(test_skipping_is_free_of_memory),
