@@ -15,10 +15,10 @@
 struct resp_parser;
 
 struct resp_limits {
-    size_t max_args;      /* arguments of a command */
-    size_t max_bulk;      /* bytes of one argument that are kept; see resp_command.oversized */
-    size_t max_request;   /* bytes of all arguments of a command together */
-    size_t max_inline;    /* bytes of an inline command */
+    size_t max_args;    /* arguments of a command */
+    size_t max_bulk;    /* bytes of one argument that are kept; see resp_command.oversized */
+    size_t max_request; /* bytes of all arguments of a command together */
+    size_t max_inline;  /* bytes of an inline command */
 };
 
 struct resp_parser *resp_parser_new(const struct resp_limits *limits);

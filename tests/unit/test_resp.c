@@ -169,6 +169,18 @@ static void test_nothing_is_handed_out_early(void **state) {
     assert_trace(&DEFAULT_LIMITS, "PING", "");
 }
 
+static void test_idle_between_commands_only(void **state) {
+    (void)state;
+    static const char text[] = "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    struct feed feed = {.parser = resp_parser_new(&DEFAULT_LIMITS)};
+    assert_true(resp_parser_is_idle(feed.parser));
+    for (size_t i = 0; i + 1 < sizeof text; i++) {
+        feed_bytes(&feed, slice_make(text + i, 1), 1);
+        assert_int_equal(resp_parser_is_idle(feed.parser), i + 2 == sizeof text);
+    }
+    feed_free(&feed);
+}
+
 static void test_invalid_counts(void **state) {
     (void)state;
     static const char *const bad[] = {"*5\r\n",
@@ -716,6 +728,7 @@ int main(void) {
         cmocka_unit_test(test_arrays_of_bulk_strings),
         cmocka_unit_test(test_empty_commands),
         cmocka_unit_test(test_nothing_is_handed_out_early),
+        cmocka_unit_test(test_idle_between_commands_only),
         cmocka_unit_test(test_invalid_counts),
         cmocka_unit_test(test_invalid_bulk_lengths),
         cmocka_unit_test(test_missing_bulk_type),
