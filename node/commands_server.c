@@ -250,6 +250,16 @@ static const struct verb *find_named(struct slice name, const struct verb **cont
                : verb_find_subcommand(*container, slice_make(bar + 1, name.size - size - 1));
 }
 
+/* Each name makes up to some kilobytes of reply, so their number is bounded. */
+static bool check_name_count(struct call *call) {
+    enum { MAX_NAMES = 1024 };
+    if (call->argc - 2 > MAX_NAMES) {
+        call_error(call, "TOOBIG", "%u names exceed the limit of %d", call->argc - 2, MAX_NAMES);
+        return false;
+    }
+    return true;
+}
+
 void verb_command(struct call *call) {
     write_all_infos(call_reply(call));
 }
@@ -261,6 +271,9 @@ void verb_command_count(struct call *call) {
 }
 
 void verb_command_info(struct call *call) {
+    if (!check_name_count(call)) {
+        return;
+    }
     struct buffer *out = call_reply(call);
     if (call->argc == 2) {
         write_all_infos(out);
@@ -281,6 +294,9 @@ void verb_command_info(struct call *call) {
 }
 
 void verb_command_docs(struct call *call) {
+    if (!check_name_count(call)) {
+        return;
+    }
     unsigned count;
     const struct verb *verbs = verb_table(&count);
     struct buffer *out = call_reply(call);

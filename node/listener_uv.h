@@ -1,0 +1,51 @@
+/* The socket that clients connect to, and the shells of their sessions.
+ *
+ * In one iteration of the loop a connection reads once, hands over what came, and everything that
+ * it has to answer leaves in one write at the iteration's end (just before the loop sleeps).
+ * Operations that complete in between mark their connection; commands that were held back go on
+ * right after the loop's poll phase, never from within the router.
+ *
+ * Threads: the loop thread. */
+#ifndef NODE_LISTENER_UV_H
+#define NODE_LISTENER_UV_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "node/session.h"
+
+struct uv_loop_s;
+struct listener;
+
+enum {
+    LISTENER_STALL_MS = 30000,      /* a half-received command without further bytes */
+    LISTENER_SEND_STALL_MS = 60000, /* replies that the client does not take at all */
+    LISTENER_BACKLOG = 1024
+};
+
+struct listener_options {
+    const char *host; /* name or address to listen on */
+    uint16_t port;    /* 0: any, see listener_port() */
+    unsigned max_connections;
+    uint64_t stall_ms;      /* LISTENER_STALL_MS */
+    uint64_t send_stall_ms; /* LISTENER_SEND_STALL_MS */
+};
+
+/* Binds and listens; resolves `host` while the node starts, so it may block. `sessions` must
+ * outlive the listener and all operations. On error *listener is NULL and nothing is left on the
+ * loop after its next iteration; the message names address and reason. */
+enum error_code listener_open(struct listener **listener, struct uv_loop_s *loop,
+                              const struct listener_options *options, struct session_host *sessions,
+                              struct error *error);
+
+/* The port it listens on. */
+uint16_t listener_port(const struct listener *listener);
+unsigned listener_connections(const struct listener *listener);
+
+/* Stops listening and taking commands; replies of operations under way still go out for up to
+ * `grace_ms`, then every connection is closed. `closed` runs when nothing of it is left on the
+ * loop; the listener is freed after it returns. A second call is not allowed. */
+void listener_close(struct listener *listener, uint64_t grace_ms, void (*closed)(void *data),
+                    void *data);
+
+#endif
