@@ -4,8 +4,8 @@
  * same state on every replica.
  *
  * Time: a batch carries the leader's cluster time. Applying it first removes rows whose expiry lies
- * at or before that time, oldest first and at most MACHINE_PURGE_STEP of them; the shard's clock
- * then is the batch's time, or, when rows are left over, one millisecond before the expiry of the
+ * at or before that time, oldest first, until MACHINE_PURGE_STEP rows or MACHINE_PURGE_BYTES are
+ * gone; the shard's clock then is the batch's time, or, when rows are left over, one millisecond before the expiry of the
  * first row left. It never moves back. Thus a row that exists is alive: reads, counts, quotas and
  * delete's result agree by construction.
  *
@@ -22,9 +22,12 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "node/machine/command.h"
 
 enum { MACHINE_PURGE_STEP = 4096 };
+/* A step also ends once it has removed this many bytes, so that no batch takes seconds. */
+#define MACHINE_PURGE_BYTES (64 * MIB)
 
 struct machine;
 

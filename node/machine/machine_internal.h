@@ -1,0 +1,75 @@
+/* What the files of the state machine share; nobody else includes this. */
+#ifndef NODE_MACHINE_MACHINE_INTERNAL_H
+#define NODE_MACHINE_MACHINE_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "node/machine/database.h"
+#include "node/machine/machine.h"
+#include "node/machine/projects.h"
+
+struct machine {
+    struct database database;
+    struct projects projects;
+    struct machine_state state; /* as of the last committed transaction, or within one */
+    struct buffer config;
+    uint64_t garbage; /* epochs that machine_reclaim() has to remove */
+    /* The memory does not match the file: reading it back failed after a rollback. */
+    bool is_stale;
+
+    unsigned holds;
+    struct machine_snapshot held;
+    struct buffer held_config;
+};
+
+/* machine.c */
+
+/* Reads everything that is kept in memory from the file. */
+enum error_code machine_load(struct machine *machine, struct error *error);
+/* Loads again when an earlier attempt failed; every operation starts here. */
+enum error_code machine_ready(struct machine *machine, struct error *error);
+/* Writes the dirty projects and the meta row. */
+enum error_code machine_save(struct machine *machine, struct error *error);
+/* Ends a transaction without effect and brings the memory back to `before`. */
+void machine_rollback(struct machine *machine, const struct machine_state *before);
+/* ERROR_MISMATCH unless the meta row names this cluster and shard. */
+enum error_code machine_check_identity(struct machine *machine,
+                                       const struct machine_options *options, struct error *error);
+
+/* rows.c: one key of a project. */
+
+struct row {
+    bool exists;
+    uint64_t expires_at_ms; /* 0: never */
+    uint64_t hash;
+    uint64_t size;  /* bytes of the value */
+    uint64_t large; /* id in the table of large values, 0 when the value stands inline */
+};
+
+/* Looks the key up. A NULL project has no keys. */
+enum error_code row_find(struct machine *machine, const struct project *project, struct slice key,
+                         struct row *row, struct error *error);
+/* The same, and puts the value, checked against its hash, into the empty buffer `value`. */
+enum error_code row_get(struct machine *machine, const struct project *project, struct slice key,
+                        struct row *row, struct buffer *value, struct error *error);
+/* Writes the key in place of `old`, which row_find() returned, and keeps the counts. */
+enum error_code row_put(struct machine *machine, struct project *project, struct slice key,
+                        const struct row *old, struct slice value, uint64_t expires_at_ms,
+                        uint64_t version, struct error *error);
+/* Removes the key whose row_find() returned `old`. */
+enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
+                           const struct row *old, struct error *error);
+
+/* expiry.c */
+
+/* Removes what has expired at `now_ms`, within the bounds of one step, and moves the clock. */
+enum error_code expiry_advance(struct machine *machine, uint64_t now_ms, struct error *error);
+/* Makes state.next_expiry_ms exact. */
+enum error_code expiry_settle(struct machine *machine, struct error *error);
+/* Sets next_expiry of every project from the rows. */
+enum error_code expiry_load(struct machine *machine, struct error *error);
+
+#endif
