@@ -19,14 +19,19 @@
 #include "base/payload.h"
 
 struct uv_loop_s;
+struct storage;
 struct log;
 
 struct log_options {
-    const char *dir;          /* directory of the segments; created when missing */
-    unsigned n_groups;        /* groups are numbered 0 .. n_groups - 1 */
-    uint64_t segment_size;    /* bytes, at least LIMIT_SEGMENT_SIZE_MIN */
-    uint64_t cache_size;      /* bytes of recent entries kept in memory, all groups together */
-    uint64_t identity;        /* random incarnation of the data directory, stamped into segments */
+    const char *dir;       /* directory of the segments; created when missing */
+    unsigned n_groups;     /* groups are numbered 0 .. n_groups - 1 */
+    uint64_t segment_size; /* bytes, at least LIMIT_SEGMENT_SIZE_MIN, rounded up to 4 KiB */
+    uint64_t cache_size;   /* bytes of recent entries kept in memory, all groups together */
+    uint64_t identity;     /* random incarnation of the data directory, stamped into segments */
+    /* This node has had a log: its absence is ERROR_CORRUPT. A node that forgot its votes and
+     * entries must not take part under its old identity. */
+    bool must_exist;
+    const struct storage *storage; /* NULL: the real disk */
 };
 
 enum log_entry_kind {
@@ -41,8 +46,8 @@ struct log_entry {
     struct payload *payload; /* never NULL, may have size 0 */
 };
 
-/* What recovery found for a group. first == last + 1 when the group has no entries; then `first - 1`
- * and `base_term` are where its log was cut or reset (0 and 0 when it never had any). */
+/* What recovery found for a group. first == last + 1 when the group has no entries; then `first -
+ * 1` and `base_term` are where its log was cut or reset (0 and 0 when it never had any). */
 struct log_group_state {
     uint64_t term;      /* current term */
     uint64_t voted_for; /* node id voted for in `term`, or 0 */
@@ -58,10 +63,10 @@ struct log_request {
     struct log_request *next; /* for the log's own use */
 };
 
-/* Opens or creates the log and replays it. A torn tail (a bad record in the last, unsynced batch) is
- * cut off; a bad record with later batches behind it is ERROR_CORRUPT and names segment and offset;
- * segments of another data directory are ERROR_MISMATCH. On error *log is NULL.
- * `loop` receives the completions. */
+/* Opens or creates the log and replays it. A torn tail (a bad record in the last, unsynced batch)
+ * is cut off; a bad record with later batches behind it is ERROR_CORRUPT and names segment and
+ * offset; segments of another data directory are ERROR_MISMATCH. On error *log is NULL. `loop`
+ * receives the completions. */
 enum error_code log_open(struct log **log, struct uv_loop_s *loop,
                          const struct log_options *options, struct error *error);
 
@@ -114,7 +119,8 @@ void log_read(struct log *log, unsigned group, uint64_t first, unsigned n, uint6
               log_read_done done, void *data);
 
 /* False while the disk has no room for the next segment: the caller refuses new entries, terms and
- * votes still fit into a reserve. Turns true by itself when space returns (retried every second). */
+ * votes still fit into a reserve. Turns true by itself when space returns (retried every second).
+ */
 bool log_has_space(const struct log *log);
 
 /* Entries of `group` whose bytes lie in the oldest segment keep it from being removed. Returns true
