@@ -86,6 +86,7 @@ class Node:
         self.http_port = free_port()
         self.process = None
         self.may_report = False  # this test provokes a report in the log
+        self.unexpected_exits = []
         os.makedirs(self.directory)
 
     def __repr__(self):
@@ -121,7 +122,13 @@ class Node:
             )
 
     def is_running(self):
-        return self.process is not None and self.process.poll() is None
+        if self.process is None:
+            return False
+        status = self.process.poll()
+        crashed = status is not None and status < 0 and status != -signal.SIGKILL
+        if crashed and not self.unexpected_exits:
+            self.unexpected_exits.append(f"{self} ended by signal {-status}")
+        return status is None
 
     def wait_exit(self, timeout_s=30):
         """Exit status of a process that ends by itself."""
@@ -315,10 +322,12 @@ class Cluster:
         return "\n".join(node.log_tail(lines) for node in self.nodes)
 
     def complaints(self):
-        """Lines of the logs that no test may leave behind."""
+        """What no test may leave behind: reports in the logs, processes that ended by themselves."""
         found = []
         for node in self.nodes:
+            node.is_running()
             if not node.may_report:
+                found += node.unexpected_exits
                 found += [
                     f"{node}: {line}" for line in node.log().splitlines() if REPORTS.search(line)
                 ]

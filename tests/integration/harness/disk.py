@@ -1,7 +1,6 @@
 """Damage to files, small disks, and disks that fail: the storage faults of the tests."""
 
 import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -139,7 +138,3 @@ class FailingSync:
 
     def heal(self):
         os.unlink(self.trigger)
-
-
-def wipe(path):
-    shutil.rmtree(path)

@@ -6,6 +6,7 @@ Each writer sets its keys to growing numbers. What the store may answer for a ke
     never written again, since such a write may still take effect later.
 """
 
+import itertools
 import threading
 import time
 
@@ -102,16 +103,20 @@ class Writer(threading.Thread):
         yield from self.retired.items()
 
 
+_load_numbers = itertools.count(1)
+
+
 class Load:
     """Several writers. Use as a context manager; after it, check() reads everything back."""
 
     def __init__(self, nodes, projects, writers_per_project=2, spread=True, **options):
         self.writers = []
+        number_of_load = next(_load_numbers)  # no two loads share a key
         for project in projects:
             for number in range(writers_per_project):
                 start = len(self.writers) % len(nodes) if spread else 0
                 order = nodes[start:] + nodes[:start]
-                self.writers.append(Writer(f"w{number}", order, project, **options))
+                self.writers.append(Writer(f"load{number_of_load}w{number}", order, project, **options))
 
     def __enter__(self):
         for writer in self.writers:
