@@ -40,10 +40,14 @@ struct op {
     struct list_node link;
     enum op_state state;
     uint64_t sequence;
-    uint64_t term;         /* in which it was proposed or forwarded */
-    uint64_t link_epoch;   /* of the peer link it was forwarded over */
-    uint64_t index;        /* OP_READING: log index that must be applied first */
-    uint64_t deadline_ms;  /* monotonic */
+    uint64_t term;        /* in which it was proposed or forwarded */
+    uint64_t link_epoch;  /* of the peer link it was forwarded over */
+    uint64_t stream;      /* in which it was forwarded */
+    uint64_t index;       /* OP_READING: log index that must be applied first */
+    uint64_t round;       /* OP_READING: leadership check to wait for */
+    bool is_remote;       /* a read forwarded by another node */
+    bool fate_lost;       /* a snapshot may have hidden its log entry */
+    uint64_t deadline_ms; /* monotonic */
 };
 
 struct router;

@@ -544,6 +544,10 @@ uint64_t group_read(struct group *group) {
     return read_index_join(&group->reads);
 }
 
+uint64_t group_reads_confirmed(const struct group *group) {
+    return group->reads.confirmed;
+}
+
 void group_flush_reads(struct group *group, uint64_t now_ms) {
     group->now_ms = now_ms;
     if (!group->started || group->raft.state != RAFT_LEADER) {

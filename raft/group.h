@@ -123,6 +123,8 @@ bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *
 
 /* A linearizable read arrives at this leader: returns the round to wait for (on_reads). */
 uint64_t group_read(struct group *group);
+/* Newest confirmed round. */
+uint64_t group_reads_confirmed(const struct group *group);
 /* Sends the probes of the next round, when reads wait for one. Called at the end of each loop
  * iteration. */
 void group_flush_reads(struct group *group, uint64_t now_ms);

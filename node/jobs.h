@@ -1,0 +1,96 @@
+/* Work for the state machine threads. A shard's jobs run one after another, in the order of
+ * submission, always on the same thread; `done` runs on the loop thread.
+ *
+ * Shared state passes by message: whoever submits a job leaves it alone until `done`. */
+#ifndef NODE_JOBS_H
+#define NODE_JOBS_H
+
+#include "base/list.h"
+#include "base/payload.h"
+#include "node/machine/machine.h"
+
+enum job_kind {
+    JOB_APPLY,      /* committed entries to the state machine */
+    JOB_READ,       /* read commands */
+    JOB_CHECKPOINT, /* make what was applied durable */
+    JOB_HOLD,       /* hold the database file as a snapshot */
+    JOB_RELEASE,    /* end of that */
+    JOB_VERIFY,     /* check a received snapshot before Raft hears of it */
+    JOB_INSTALL     /* replace the database by it */
+};
+
+struct job_entry {
+    uint64_t index;
+    uint64_t term;
+    enum machine_entry_kind kind;
+    struct payload *payload; /* owned by the job */
+};
+
+/* A result that somebody waits for. */
+struct job_result {
+    uint64_t term; /* of the log entry */
+    struct command_origin origin;
+    struct result result;
+};
+
+struct job_read {
+    struct slice command; /* encoded; must stay valid until `done` */
+    void *data;           /* the submitter's */
+    struct result result;
+};
+
+/* The shard's digest right after the entry `index`; taken at the same indexes on every replica. */
+struct job_digest {
+    uint64_t index;
+    uint64_t digest;
+};
+
+enum { JOB_DIGEST_EVERY = 512 /* entries between two digests */ };
+
+struct job {
+    struct list_node link; /* for the queue's own use */
+    enum job_kind kind;
+    unsigned shard;
+    void (*done)(struct job *job);
+    void *data;
+
+    /* JOB_APPLY in: */
+    struct job_entry *entries;
+    unsigned n_entries;
+    uint32_t self;        /* results of this node's own commands are wanted ... */
+    uint64_t boot;        /* ... of this boot, and ... */
+    uint64_t answer_term; /* ... of others' commands in entries of this term; 0: none */
+    /* JOB_APPLY out: */
+    struct job_result *results;
+    unsigned n_results;
+    unsigned results_capacity;
+    uint64_t batch_time_ms;   /* largest time among the batches */
+    struct job_digest digest; /* index 0: none */
+
+    /* JOB_READ in and out: */
+    struct job_read *reads;
+    unsigned n_reads;
+
+    /* JOB_VERIFY, JOB_INSTALL in: path of the staged file; owned by the job. */
+    char *path;
+
+    /* All, out: */
+    enum error_code code;
+    struct error error;
+    struct machine_state state; /* of the machine after the job; JOB_VERIFY: of the staged file */
+    uint64_t wal_bytes;
+    uint64_t durable_index; /* JOB_CHECKPOINT, JOB_HOLD: in the database file */
+    uint64_t durable_config_index;
+    struct buffer config;             /* JOB_CHECKPOINT, JOB_HOLD: configuration at durable_index */
+    struct machine_snapshot snapshot; /* JOB_HOLD */
+};
+
+struct job *job_new(enum job_kind kind, unsigned shard, void (*done)(struct job *job), void *data);
+/* Frees the job with everything that it owns. */
+void job_free(struct job *job);
+
+/* Runs a job against the shard's machine: what a state machine thread does, and what a test without
+ * threads may do as well. *machine is replaced by JOB_INSTALL. */
+void job_run(struct job *job, struct machine **machine, const struct machine_options *options);
+
+#endif

@@ -1,0 +1,510 @@
+#include "node/router.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "node/router_internal.h"
+
+uint64_t router_now(const struct router *router) {
+    return router->options.port.now_ms(router->options.port.data);
+}
+
+/* --- the table of operations under way -------------------------------------------------------- */
+
+static struct op *find_op(const struct router *router, uint64_t sequence) {
+    struct op *op = router->slots[sequence % ROUTER_SLOTS];
+    return op != NULL && op->sequence == sequence ? op : NULL;
+}
+
+/* Takes the next sequence whose slot is free; false when all are taken. */
+static bool enter_op(struct router *router, struct op *op) {
+    if (router->stats.inflight >= ROUTER_SLOTS) {
+        return false;
+    }
+    while (router->slots[router->next_sequence % ROUTER_SLOTS] != NULL) {
+        router->next_sequence++;
+    }
+    op->sequence = router->next_sequence++;
+    router->slots[op->sequence % ROUTER_SLOTS] = op;
+    router->stats.inflight++;
+    router->stats.inflight_bytes += op->command.size;
+    return true;
+}
+
+static void leave_op(struct router *router, struct op *op) {
+    ASSERT(find_op(router, op->sequence) == op);
+    router->slots[op->sequence % ROUTER_SLOTS] = NULL;
+    router->stats.inflight--;
+    router->stats.inflight_bytes -= op->command.size;
+}
+
+void router_finish(struct router *router, struct op *op, struct result *result) {
+    list_remove(&op->link);
+    if (!op->is_remote) {
+        leave_op(router, op);
+    }
+    op->done(op, result);
+    result_free(result);
+}
+
+void router_fail(struct router *router, struct op *op, enum error_code code, const char *text) {
+    struct result result = {0};
+    if (code == ERROR_UNCERTAIN) {
+        router->stats.uncertain++;
+    }
+    result_set_error(&result, code, "%s", text);
+    router_finish(router, op, &result);
+}
+
+static void fail_uncertain(struct router *router, struct op *op) {
+    router_fail(router, op, ERROR_UNCERTAIN,
+                "the leader was lost or did not answer in time; the write may or may not have "
+                "been carried out");
+}
+
+/* --- sending ---------------------------------------------------------------------------------- */
+
+bool router_leads(const struct route *route) {
+    return group_role(route->shard->group) == GROUP_LEADER;
+}
+
+void router_park(struct route *route, struct op *op) {
+    struct list_node *at = route->parked.prev;
+    list_remove(&op->link);
+    op->state = OP_PARKED;
+    while (at != &route->parked && LIST_ENTRY(at, struct op, link)->sequence > op->sequence) {
+        at = at->prev;
+    }
+    list_insert_before(at->next, &op->link);
+}
+
+/* Whether a further operation may join those in flight: only under the same term and link, so that
+ * nothing overtakes an operation whose fate is open. */
+static bool may_send(const struct route *route, uint64_t leader, uint64_t epoch) {
+    const struct list_node *first = list_first(&route->inflight);
+    if (route->stream_broken) {
+        return false;
+    }
+    if (first == NULL) {
+        return true;
+    }
+    const struct op *op = LIST_ENTRY(first, struct op, link);
+    if (op->term != group_term(route->shard->group)) {
+        return false;
+    }
+    bool local = leader == route->router->options.self;
+    return local ? op->state != OP_FORWARDED : op->state == OP_FORWARDED && op->link_epoch == epoch;
+}
+
+static bool send_forward(struct route *route, uint64_t leader, const struct forward *forward) {
+    struct router_port *port = &route->router->options.port;
+    struct buffer header = {0};
+    struct payload *attachment = NULL;
+    struct peer_message message;
+    enum peer_lane lane =
+        forward_encode(forward, (uint16_t)route->number, &header, &attachment, &message);
+    bool sent = port->send(port->data, leader, lane, &message);
+    payload_unref(attachment);
+    buffer_free(&header);
+    return sent;
+}
+
+static bool forward_op(struct route *route, struct op *op, uint64_t leader, uint64_t epoch) {
+    struct router *router = route->router;
+    struct forward forward = {.term = group_term(route->shard->group),
+                              .stream = route->stream,
+                              .boot = router->options.boot,
+                              .sequence = op->sequence,
+                              .command = buffer_slice(&op->command)};
+    forward.flags = (uint8_t)((op->is_write ? FORWARD_WRITE : 0) |
+                              (op->after_writes ? FORWARD_AFTER_WRITES : 0));
+    if (!send_forward(route, leader, &forward)) {
+        return false;
+    }
+    op->state = OP_FORWARDED;
+    op->term = forward.term;
+    op->stream = route->stream;
+    op->link_epoch = epoch;
+    list_remove(&op->link);
+    list_push(&route->inflight, &op->link);
+    router->stats.forwarded++;
+    return true;
+}
+
+/* Sends the operation on its way. False: nobody to send it to, or not yet. */
+static bool dispatch(struct route *route, struct op *op) {
+    struct router_port *port = &route->router->options.port;
+    uint64_t leader = group_leader(route->shard->group);
+    if (leader == 0) {
+        return false;
+    }
+    if (leader == route->router->options.self) {
+        return may_send(route, leader, 0) && lead_submit(route, op) != LEAD_LATER;
+    }
+    uint64_t epoch = port->link_epoch(port->data, leader);
+    return epoch != 0 && may_send(route, leader, epoch) && forward_op(route, op, leader, epoch);
+}
+
+void router_drain(struct route *route) {
+    if (route->draining) {
+        return;
+    }
+    route->draining = true;
+    if (route->stream_broken && list_empty(&route->inflight)) {
+        route->stream_broken = false;
+        route->stream++;
+    }
+    while (!list_empty(&route->parked)) {
+        struct op *op = LIST_ENTRY(list_first(&route->parked), struct op, link);
+        if (!dispatch(route, op)) {
+            route->retry_at_ms = router_now(route->router) + ROUTER_RETRY_MS;
+            break;
+        }
+    }
+    route->draining = false;
+}
+
+void router_submit(struct router *router, struct op *op) {
+    struct route *route = &router->routes[op->shard];
+    ASSERT(op->shard < router->options.n_shards);
+    list_init(&op->link);
+    op->state = OP_NEW;
+    op->is_remote = false;
+    op->fate_lost = false;
+    op->term = 0;
+    op->deadline_ms = router_now(router) + router->options.request_timeout_ms;
+    uint64_t max = router->options.inflight_bytes_max;
+    bool fits =
+        router->stats.inflight == 0 || router->stats.inflight_bytes + op->command.size <= max;
+    if (!fits || !enter_op(router, op)) {
+        struct result result = {0};
+        result_set_error(&result, ERROR_BUSY,
+                         "this node has %llu operations with %llu bytes under way (limits %d and "
+                         "%llu); try again",
+                         (unsigned long long)router->stats.inflight,
+                         (unsigned long long)router->stats.inflight_bytes, ROUTER_SLOTS,
+                         (unsigned long long)max);
+        op->done(op, &result);
+        result_free(&result);
+        return;
+    }
+    if (!list_empty(&route->parked) || !dispatch(route, op)) {
+        router_park(route, op);
+    }
+}
+
+/* --- fates ------------------------------------------------------------------------------------ */
+
+/* Moves operations in flight that `matches` into a list of their own. */
+static void take_inflight(struct route *route, struct list_node *taken,
+                          bool (*matches)(const struct op *op, uint64_t a), uint64_t a) {
+    list_init(taken);
+    struct list_node *at = route->inflight.next;
+    while (at != &route->inflight) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        at = at->next;
+        if (matches(op, a)) {
+            list_remove(&op->link);
+            list_push(taken, &op->link);
+        }
+    }
+}
+
+/* These were certainly not carried out, and never will be: they are sent again. */
+static void send_again(struct route *route, struct list_node *ops) {
+    while (!list_empty(ops)) {
+        struct op *op = LIST_ENTRY(list_first(ops), struct op, link);
+        if (op->fate_lost && op->is_write) {
+            fail_uncertain(route->router, op);
+            continue;
+        }
+        route->router->stats.resent++;
+        router_park(route, op);
+    }
+}
+
+static bool is_of_earlier_term(const struct op *op, uint64_t term) {
+    return op->state != OP_BATCHED && op->term < term;
+}
+
+static bool is_of_earlier_link(const struct op *op, uint64_t epoch) {
+    return op->state == OP_FORWARDED && op->link_epoch < epoch;
+}
+
+static bool is_stale_read(const struct op *op, uint64_t term) {
+    return op->state == OP_FORWARDED && !op->is_write && op->term != term;
+}
+
+static bool is_forwarded_read(const struct op *op, uint64_t unused) {
+    (void)unused;
+    return op->state == OP_FORWARDED && !op->is_write;
+}
+
+static bool is_any(const struct op *op, uint64_t unused) {
+    (void)op;
+    (void)unused;
+    return true;
+}
+
+/* Everything up to an entry of `term` is applied here: writes of earlier terms that did not pass
+ * will not come any more. */
+static void settle_earlier_terms(struct route *route, uint64_t term) {
+    struct list_node *first = list_first(&route->inflight);
+    struct list_node taken;
+    if (first == NULL || !is_of_earlier_term(LIST_ENTRY(first, struct op, link), term)) {
+        return; /* all in flight are of one term */
+    }
+    take_inflight(route, &taken, is_of_earlier_term, term);
+    send_again(route, &taken);
+}
+
+static void settle_fence(struct route *route, uint64_t epoch) {
+    struct list_node taken;
+    take_inflight(route, &taken, is_of_earlier_link, epoch);
+    send_again(route, &taken);
+}
+
+void router_on_applied(struct router *router, unsigned shard, struct job *job, uint64_t index,
+                       uint64_t term, bool gap) {
+    struct route *route = &router->routes[shard];
+    (void)index;
+    for (unsigned i = 0; job != NULL && i < job->n_results; i++) {
+        struct job_result *result = &job->results[i];
+        if (result->origin.node != router->options.self) {
+            lead_reply(route, result);
+            continue;
+        }
+        if (result->origin.sequence & ROUTER_FENCE_BIT) {
+            settle_fence(route, result->origin.sequence & ~ROUTER_FENCE_BIT);
+            continue;
+        }
+        struct op *op = find_op(router, result->origin.sequence);
+        if (op != NULL && op->shard == shard && op->is_write) {
+            router_finish(router, op, &result->result);
+        }
+    }
+    if (job != NULL) {
+        lead_on_applied(route, job);
+    }
+    if (gap) {
+        for (struct list_node *at = route->inflight.next; at != &route->inflight; at = at->next) {
+            LIST_ENTRY(at, struct op, link)->fate_lost = true;
+        }
+    }
+    settle_earlier_terms(route, term);
+    router_drain(route);
+}
+
+void router_on_role(struct router *router, unsigned shard) {
+    struct route *route = &router->routes[shard];
+    struct list_node taken;
+    if (!shard_is_ready(route->shard)) {
+        lead_abandon(route);
+    }
+    take_inflight(route, &taken, is_stale_read, group_term(route->shard->group));
+    while (!list_empty(&taken)) {
+        router_park(route, LIST_ENTRY(list_first(&taken), struct op, link));
+    }
+    router_drain(route);
+}
+
+void router_on_reads(struct router *router, unsigned shard) {
+    lead_run_reads(&router->routes[shard]);
+}
+
+/* --- links ------------------------------------------------------------------------------------ */
+
+/* Writes went over a link that broke: a fence over the new one will tell which of them arrived. */
+static void fence_if_needed(struct route *route, uint64_t now_ms) {
+    struct router_port *port = &route->router->options.port;
+    struct list_node *first = list_first(&route->inflight);
+    uint64_t leader = group_leader(route->shard->group);
+    if (first == NULL || leader == 0 || leader == route->router->options.self) {
+        return;
+    }
+    const struct op *op = LIST_ENTRY(first, struct op, link);
+    uint64_t epoch = port->link_epoch(port->data, leader);
+    if (op->state != OP_FORWARDED || epoch == 0 || op->link_epoch == epoch ||
+        op->term != group_term(route->shard->group) ||
+        now_ms < route->fence_sent_ms + ROUTER_FENCE_MS) {
+        return;
+    }
+    struct command fence = {.kind = COMMAND_FENCE, .project = slice_of("fence")};
+    struct buffer encoded = {0};
+    command_encode(&encoded, &fence, NULL, 0);
+    /* A stream of its own: a fence has no place in the order of operations. */
+    struct forward forward = {.term = op->term,
+                              .stream = UINT64_MAX,
+                              .boot = route->router->options.boot,
+                              .sequence = ROUTER_FENCE_BIT | epoch,
+                              .flags = FORWARD_WRITE | FORWARD_FENCE,
+                              .command = buffer_slice(&encoded)};
+    if (send_forward(route, leader, &forward)) {
+        route->fence_sent_ms = now_ms;
+    }
+    buffer_free(&encoded);
+}
+
+void router_on_link(struct router *router, uint64_t node, bool up) {
+    uint64_t now_ms = router_now(router);
+    for (unsigned i = 0; i < router->options.n_shards; i++) {
+        struct route *route = &router->routes[i];
+        struct list_node taken;
+        if (group_leader(route->shard->group) != node) {
+            continue;
+        }
+        if (up) {
+            route->fence_sent_ms = 0;
+            fence_if_needed(route, now_ms);
+        } else {
+            take_inflight(route, &taken, is_forwarded_read, 0);
+            while (!list_empty(&taken)) {
+                router_park(route, LIST_ENTRY(list_first(&taken), struct op, link));
+            }
+        }
+        router_drain(route);
+    }
+}
+
+static void receive_reply(struct router *router, unsigned shard, struct forward_reply *reply) {
+    struct route *route = &router->routes[shard];
+    struct op *op = find_op(router, reply->sequence);
+    if (reply->boot != router->options.boot || op == NULL || op->shard != shard) {
+        return;
+    }
+    if (reply->kind != FORWARD_REPLY_REFUSED) {
+        router_finish(router, op, &reply->result);
+        router_drain(route);
+        return;
+    }
+    /* An answer to an earlier attempt says nothing about the present one. */
+    if (op->state != OP_FORWARDED || op->term != reply->term || op->stream != reply->stream) {
+        return;
+    }
+    route->stream_broken = true;
+    route->retry_at_ms = router_now(router) + ROUTER_RETRY_MS;
+    router_park(route, op);
+}
+
+bool router_receive(struct router *router, uint64_t from, const struct peer_message *message) {
+    if (message->group >= router->options.n_shards) {
+        return false;
+    }
+    if (message->type == PEER_MESSAGE_FORWARD) {
+        struct forward forward;
+        if (!forward_decode(message, &forward)) {
+            return false;
+        }
+        lead_receive(&router->routes[message->group], from, &forward);
+        return true;
+    }
+    struct forward_reply reply;
+    bool sound = message->type == PEER_MESSAGE_REPLY && forward_reply_decode(message, &reply);
+    if (sound) {
+        receive_reply(router, message->group, &reply);
+    }
+    if (message->type == PEER_MESSAGE_REPLY) {
+        result_free(&reply.result);
+    }
+    return sound;
+}
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+static void expire_list(struct route *route, struct list_node *list, uint64_t now_ms) {
+    struct router *router = route->router;
+    struct list_node late;
+    list_init(&late);
+    for (struct list_node *at = list->next; at != list;) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        at = at->next;
+        if (op->deadline_ms <= now_ms) {
+            list_remove(&op->link);
+            list_push(&late, &op->link);
+        }
+    }
+    while (!list_empty(&late)) {
+        struct op *op = LIST_ENTRY(list_first(&late), struct op, link);
+        bool sent = op->state == OP_PROPOSED || op->state == OP_FORWARDED;
+        if (sent && op->is_write) {
+            fail_uncertain(router, op);
+        } else {
+            router_fail(router, op, ERROR_NOLEADER,
+                        "no leader answered for this project's shard in time; the request was "
+                        "not carried out");
+        }
+    }
+}
+
+void router_tick(struct router *router, uint64_t now_ms) {
+    for (unsigned i = 0; i < router->options.n_shards; i++) {
+        struct route *route = &router->routes[i];
+        expire_list(route, &route->parked, now_ms);
+        expire_list(route, &route->inflight, now_ms);
+        expire_list(route, &route->reading, now_ms);
+        fence_if_needed(route, now_ms);
+        if (now_ms >= route->retry_at_ms) {
+            router_drain(route);
+        }
+    }
+}
+
+void router_flush(struct router *router) {
+    for (unsigned i = 0; i < router->options.n_shards; i++) {
+        (void)lead_flush(&router->routes[i]);
+    }
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+struct router *router_new(const struct router_options *options) {
+    struct router *router = mem_zalloc(1, sizeof *router);
+    router->options = *options;
+    router->slots = mem_zalloc(ROUTER_SLOTS, sizeof *router->slots);
+    router->routes = mem_zalloc(options->n_shards, sizeof *router->routes);
+    router->next_sequence = 1;
+    for (unsigned i = 0; i < options->n_shards; i++) {
+        struct route *route = &router->routes[i];
+        route->router = router;
+        route->number = i;
+        route->shard = &options->shards[i];
+        list_init(&route->parked);
+        list_init(&route->inflight);
+        list_init(&route->reading);
+        list_init(&route->executing);
+    }
+    return router;
+}
+
+void router_free(struct router *router) {
+    for (unsigned i = 0; i < router->options.n_shards; i++) {
+        struct route *route = &router->routes[i];
+        lead_abandon(route);
+        ASSERT(list_empty(&route->executing)); /* the state machine threads have ended */
+        struct list_node taken;
+        take_inflight(route, &taken, is_any, 0);
+        while (!list_empty(&taken)) {
+            struct op *op = LIST_ENTRY(list_first(&taken), struct op, link);
+            if (op->is_write) {
+                fail_uncertain(router, op);
+            } else {
+                router_fail(router, op, ERROR_NOLEADER, "this node is shutting down");
+            }
+        }
+        while (!list_empty(&route->parked)) {
+            struct op *op = LIST_ENTRY(list_first(&route->parked), struct op, link);
+            router_fail(router, op, ERROR_NOLEADER, "this node is shutting down");
+        }
+        mem_free(route->remotes);
+        buffer_free(&route->batch);
+    }
+    mem_free(router->routes);
+    mem_free(router->slots);
+    mem_free(router);
+}
+
+struct router_stats router_stats(const struct router *router) {
+    return router->stats;
+}

@@ -1,0 +1,99 @@
+/* Shared by router.c and router_lead.c only. */
+#ifndef NODE_ROUTER_INTERNAL_H
+#define NODE_ROUTER_INTERNAL_H
+
+#include "node/forward.h"
+#include "node/router.h"
+
+enum {
+    ROUTER_SLOTS = 1 << 16,              /* operations of this node's clients under way */
+    ROUTER_REMOTE_READS = 1 << 17,       /* reads for other nodes under way */
+    ROUTER_RETRY_MS = 10,                /* after a refusal or while nobody leads */
+    ROUTER_FENCE_MS = 500,               /* between two fences over the same link */
+    ROUTER_READ_JOB = 1024,              /* reads of one job */
+    ROUTER_UNCOMMITTED_BYTES = 96 << 20, /* proposed by this leader and not yet applied */
+    ROUTER_BATCHES = 256                 /* entries proposed at once */
+};
+
+/* A sequence number with this bit is a fence, the rest a link epoch. */
+#define ROUTER_FENCE_BIT ((uint64_t)1 << 63)
+
+/* A command of another node in the batch being gathered. */
+struct route_remote {
+    uint64_t node;
+    struct forward_reply reply; /* who to tell when the batch cannot be proposed */
+};
+
+/* One shard, as the router sees it. */
+struct route {
+    struct router *router;
+    unsigned number;
+    struct shard *shard;
+
+    /* Operations of this node's clients, in the order of their sequence. Those in flight were all
+     * sent under one term, and over one link when forwarded. */
+    struct list_node parked;
+    struct list_node inflight;
+    uint64_t retry_at_ms;
+
+    /* Forwarding. */
+    uint64_t stream;
+    bool stream_broken; /* refused: a new stream begins when the old one is settled */
+    bool draining;      /* router_drain() is under way; callbacks may lead back to it */
+    uint64_t fence_sent_ms;
+
+    /* Leading: what the next flush proposes, and reads. */
+    struct buffer batch;
+    unsigned batch_commands;
+    struct payload *closed[ROUTER_BATCHES];
+    unsigned n_closed;
+    uint64_t closed_bytes;
+    uint64_t flushes; /* numbers the flushes; kept in op->index of proposed operations */
+    struct route_remote *remotes;
+    unsigned n_remotes;
+    unsigned remotes_capacity;
+    uint64_t uncommitted_bytes;
+    struct list_node reading;   /* OP_READING: wait for their round and index */
+    struct list_node executing; /* in a read job */
+    struct {
+        uint64_t node;
+        uint64_t boot;
+        uint64_t stream;
+    } refused[LIMIT_NODES];
+    unsigned n_refused;
+};
+
+struct router {
+    struct router_options options;
+    struct route *routes;
+    struct op **slots; /* by sequence modulo ROUTER_SLOTS */
+    uint64_t next_sequence;
+    unsigned remote_reads;
+    struct router_stats stats;
+};
+
+/* router.c */
+uint64_t router_now(const struct router *router);
+/* Ends an operation with a result (or an error) and releases the result. */
+void router_finish(struct router *router, struct op *op, struct result *result);
+void router_fail(struct router *router, struct op *op, enum error_code code, const char *text);
+/* Puts an operation among the parked ones, by sequence. */
+void router_park(struct route *route, struct op *op);
+void router_drain(struct route *route);
+bool router_leads(const struct route *route);
+
+/* router_lead.c */
+enum lead_answer { LEAD_TAKEN, LEAD_LATER, LEAD_ANSWERED };
+/* A local operation at its shard's leader, which is this node. LEAD_ANSWERED: it is done. */
+enum lead_answer lead_submit(struct route *route, struct op *op);
+void lead_receive(struct route *route, uint64_t from, const struct forward *forward);
+/* False when what was gathered could not be proposed: it is parked or refused. */
+bool lead_flush(struct route *route);
+/* This node does not lead (or is not ready): nothing gathered can be proposed, no read be run. */
+void lead_abandon(struct route *route);
+void lead_run_reads(struct route *route);
+void lead_on_applied(struct route *route, const struct job *job);
+/* Sends the result of another node's command to it. */
+void lead_reply(struct route *route, const struct job_result *result);
+
+#endif

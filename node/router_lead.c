@@ -1,0 +1,442 @@
+/* The leader's side of the router: gathers commands, its own clients' and those forwarded by other
+ * nodes, into batches; runs linearizable reads. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "node/router_internal.h"
+
+/* --- replies to other nodes ------------------------------------------------------------------- */
+
+static void send_reply(struct route *route, uint64_t node, const struct forward_reply *reply) {
+    struct router_port *port = &route->router->options.port;
+    struct buffer header = {0};
+    struct payload *attachment = NULL;
+    struct peer_message message;
+    enum peer_lane lane =
+        forward_reply_encode(reply, (uint16_t)route->number, &header, &attachment, &message);
+    (void)port->send(port->data, node, lane, &message);
+    payload_unref(attachment);
+    buffer_free(&header);
+}
+
+void lead_reply(struct route *route, const struct job_result *result) {
+    if (result->origin.sequence & ROUTER_FENCE_BIT) {
+        return; /* its sender sees it in the log */
+    }
+    struct forward_reply reply = {.boot = result->origin.boot,
+                                  .sequence = result->origin.sequence,
+                                  .kind = FORWARD_REPLY_RESULT,
+                                  .result = result->result};
+    send_reply(route, result->origin.node, &reply);
+}
+
+/* Once one operation of a stream is refused, all later ones of it are: they must not overtake. */
+static bool is_refused(const struct route *route, uint64_t node, const struct forward *forward) {
+    for (unsigned i = 0; i < route->n_refused; i++) {
+        if (route->refused[i].node == node) {
+            return route->refused[i].boot == forward->boot &&
+                   route->refused[i].stream == forward->stream;
+        }
+    }
+    return false;
+}
+
+static void refuse(struct route *route, uint64_t node, const struct forward *forward) {
+    unsigned i = 0;
+    while (i < route->n_refused && route->refused[i].node != node) {
+        i++;
+    }
+    if (i < LIMIT_NODES && (forward->flags & FORWARD_FENCE) == 0) {
+        route->n_refused = i == route->n_refused ? i + 1 : route->n_refused;
+        route->refused[i].node = node;
+        route->refused[i].boot = forward->boot;
+        route->refused[i].stream = forward->stream;
+    }
+    struct forward_reply reply = {.term = forward->term,
+                                  .stream = forward->stream,
+                                  .boot = forward->boot,
+                                  .sequence = forward->sequence,
+                                  .kind = FORWARD_REPLY_REFUSED};
+    send_reply(route, node, &reply);
+}
+
+/* --- space ------------------------------------------------------------------------------------ */
+
+/* Deletes and clears may still pass when space runs low, since they are how space is won back. */
+static bool refuses_for_space(const struct route *route, struct slice command) {
+    struct router_port *port = &route->router->options.port;
+    ASSERT(command.size > 0);
+    bool grows = command.data[0] == COMMAND_SET;
+    if (port->log_is_full(port->data)) {
+        return true;
+    }
+    return grows && (port->disk_is_low(port->data) || !group_quorum_has_space(route->shard->group));
+}
+
+static void set_no_space(struct result *result) {
+    result_set_error(result, ERROR_NOSPACE,
+                     "the disk of this shard's leader or of most of its replicas is nearly full; "
+                     "nothing was written");
+}
+
+/* --- batches ---------------------------------------------------------------------------------- */
+
+static void close_batch(struct route *route) {
+    if (route->batch_commands == 0) {
+        return;
+    }
+    ASSERT(route->n_closed < ROUTER_BATCHES);
+    route->closed[route->n_closed++] = payload_copy(buffer_slice(&route->batch));
+    route->closed_bytes += route->batch.size;
+    if (route->batch.capacity > 4 * LIMIT_BATCH_SIZE) {
+        buffer_free(&route->batch); /* a large value came through */
+    }
+    route->batch.size = 0;
+    route->batch_commands = 0;
+}
+
+static void add_to_batch(struct route *route, struct command_origin origin, struct slice command) {
+    size_t added = COMMAND_FRAME_SIZE + command.size;
+    if (route->batch_commands > 0 && (route->batch.size + added > LIMIT_BATCH_SIZE ||
+                                      route->batch_commands >= LIMIT_BATCH_COMMANDS)) {
+        close_batch(route);
+    }
+    if (route->batch_commands == 0) {
+        command_batch_begin(&route->batch, shard_time_ms(route->shard),
+                            route->router->options.default_quota);
+    }
+    command_batch_add(&route->batch, origin, command);
+    route->batch_commands++;
+}
+
+static bool has_room(const struct route *route) {
+    return route->n_closed + 1 < ROUTER_BATCHES &&
+           route->uncommitted_bytes + route->closed_bytes + route->batch.size <
+               ROUTER_UNCOMMITTED_BYTES;
+}
+
+static void drop_batches(struct route *route) {
+    for (unsigned i = 0; i < route->n_closed; i++) {
+        payload_unref(route->closed[i]);
+    }
+    route->n_closed = 0;
+    route->closed_bytes = 0;
+    route->batch.size = 0;
+    route->batch_commands = 0;
+    route->n_remotes = 0;
+}
+
+/* Nothing of the batch was proposed: local operations wait, others' are refused. */
+static void take_back(struct route *route) {
+    struct list_node *at = route->inflight.next;
+    while (at != &route->inflight) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        at = at->next;
+        if (op->state == OP_BATCHED) {
+            router_park(route, op);
+        }
+    }
+    for (unsigned i = 0; i < route->n_remotes; i++) {
+        const struct forward_reply *reply = &route->remotes[i].reply;
+        struct forward forward = {.term = reply->term,
+                                  .stream = reply->stream,
+                                  .boot = reply->boot,
+                                  .sequence = reply->sequence};
+        forward.flags = (reply->sequence & ROUTER_FENCE_BIT) ? FORWARD_FENCE : 0;
+        refuse(route, route->remotes[i].node, &forward);
+    }
+    drop_batches(route);
+    route->retry_at_ms = router_now(route->router) + ROUTER_RETRY_MS;
+}
+
+/* Batched operations are the newest ones in flight. */
+static void mark_proposed(struct route *route, uint64_t flush) {
+    uint64_t term = group_term(route->shard->group);
+    for (struct list_node *at = route->inflight.prev; at != &route->inflight; at = at->prev) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        if (op->state != OP_BATCHED) {
+            break;
+        }
+        op->state = OP_PROPOSED;
+        op->term = term;
+        op->index = flush;
+    }
+}
+
+static void unmark_proposed(struct route *route, uint64_t flush) {
+    for (struct list_node *at = route->inflight.next; at != &route->inflight; at = at->next) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        if (op->state == OP_PROPOSED && op->index == flush) {
+            op->state = OP_BATCHED;
+        }
+    }
+}
+
+bool lead_flush(struct route *route) {
+    uint64_t first = 0;
+    close_batch(route);
+    if (route->n_closed == 0) {
+        return true;
+    }
+    /* The callbacks of a proposal may come back here: let them find the batch gone. */
+    struct payload *closed[ROUTER_BATCHES];
+    unsigned n = route->n_closed;
+    unsigned n_remotes = route->n_remotes;
+    uint64_t bytes = route->closed_bytes;
+    uint64_t flush = ++route->flushes;
+    memcpy(closed, route->closed, n * sizeof closed[0]);
+    mark_proposed(route, flush);
+    route->n_closed = 0;
+    route->n_remotes = 0;
+    route->closed_bytes = 0;
+    if (group_propose(route->shard->group, router_now(route->router), closed, n, &first)) {
+        route->uncommitted_bytes += bytes;
+        for (unsigned i = 0; i < n; i++) {
+            payload_unref(closed[i]);
+        }
+        return true;
+    }
+    ASSERT(route->n_closed == 0 && route->n_remotes == 0);
+    memcpy(route->closed, closed, n * sizeof closed[0]);
+    route->n_closed = n;
+    route->n_remotes = n_remotes;
+    unmark_proposed(route, flush);
+    take_back(route);
+    return false;
+}
+
+/* --- writes and reads ------------------------------------------------------------------------- */
+
+/* The log index that the state machine must have reached for a read arriving now. False when the
+ * writes that the read must see could not be proposed. */
+static bool note_read_index(struct route *route, struct op *op) {
+    op->index = group_commit(route->shard->group);
+    if (op->after_writes) {
+        if (!lead_flush(route)) {
+            return false;
+        }
+        op->index = group_last(route->shard->group);
+    }
+    return router_leads(route);
+}
+
+static void begin_read(struct route *route, struct op *op) {
+    op->state = OP_READING;
+    op->round = group_read(route->shard->group);
+    list_remove(&op->link);
+    list_push(&route->reading, &op->link);
+}
+
+enum lead_answer lead_submit(struct route *route, struct op *op) {
+    struct router *router = route->router;
+    if (!shard_is_ready(route->shard)) {
+        return LEAD_LATER;
+    }
+    if (!op->is_write) {
+        if (!note_read_index(route, op)) {
+            return LEAD_LATER;
+        }
+        begin_read(route, op);
+        return LEAD_TAKEN;
+    }
+    if (refuses_for_space(route, buffer_slice(&op->command))) {
+        struct result result = {0};
+        set_no_space(&result);
+        router_finish(router, op, &result);
+        return LEAD_ANSWERED;
+    }
+    if (group_is_transferring(route->shard->group) || !has_room(route)) {
+        return LEAD_LATER;
+    }
+    struct command_origin origin = {.node = (uint32_t)router->options.self,
+                                    .boot = router->options.boot,
+                                    .sequence = op->sequence};
+    add_to_batch(route, origin, buffer_slice(&op->command));
+    op->state = OP_BATCHED;
+    op->term = group_term(route->shard->group);
+    op->index = 0;
+    list_remove(&op->link);
+    list_push(&route->inflight, &op->link);
+    return LEAD_TAKEN;
+}
+
+struct remote_read {
+    struct op op;
+    struct route *route;
+    uint64_t node;
+    struct forward_reply reply;
+};
+
+static void remote_read_done(struct op *op, struct result *result) {
+    struct remote_read *read = op->data;
+    read->reply.kind = FORWARD_REPLY_RESULT;
+    read->reply.result = *result;
+    send_reply(read->route, read->node, &read->reply);
+    read->route->router->remote_reads--;
+    buffer_free(&op->command);
+    mem_free(read);
+}
+
+static void refuse_remote_read(struct op *op) {
+    struct remote_read *read = op->data;
+    struct forward forward = {.term = read->reply.term,
+                              .stream = read->reply.stream,
+                              .boot = read->reply.boot,
+                              .sequence = read->reply.sequence};
+    list_remove(&op->link);
+    refuse(read->route, read->node, &forward);
+    read->route->router->remote_reads--;
+    buffer_free(&op->command);
+    mem_free(read);
+}
+
+static void begin_remote_read(struct route *route, uint64_t from, const struct forward *forward) {
+    struct remote_read *read = mem_zalloc(1, sizeof *read);
+    struct router *router = route->router;
+    read->route = route;
+    read->node = from;
+    read->reply = (struct forward_reply){.term = forward->term,
+                                         .stream = forward->stream,
+                                         .boot = forward->boot,
+                                         .sequence = forward->sequence};
+    struct op *op = &read->op;
+    list_init(&op->link);
+    op->is_remote = true;
+    op->done = remote_read_done;
+    op->data = read;
+    op->shard = route->number;
+    op->after_writes = (forward->flags & FORWARD_AFTER_WRITES) != 0;
+    op->deadline_ms = router_now(router) + router->options.request_timeout_ms;
+    buffer_append_slice(&op->command, forward->command);
+    router->remote_reads++;
+    if (!note_read_index(route, op)) {
+        refuse_remote_read(op);
+        return;
+    }
+    begin_read(route, op);
+}
+
+static void note_remote(struct route *route, uint64_t from, const struct forward *forward) {
+    if (route->n_remotes == route->remotes_capacity) {
+        route->remotes_capacity = route->remotes_capacity == 0 ? 64 : 2 * route->remotes_capacity;
+        route->remotes =
+            mem_realloc(route->remotes, route->remotes_capacity * sizeof *route->remotes);
+    }
+    struct route_remote *remote = &route->remotes[route->n_remotes++];
+    memset(remote, 0, sizeof *remote);
+    remote->node = from;
+    remote->reply.term = forward->term;
+    remote->reply.stream = forward->stream;
+    remote->reply.boot = forward->boot;
+    remote->reply.sequence = forward->sequence;
+}
+
+void lead_receive(struct route *route, uint64_t from, const struct forward *forward) {
+    struct router *router = route->router;
+    bool is_write = (forward->flags & FORWARD_WRITE) != 0;
+    bool can_take = shard_is_ready(route->shard) &&
+                    forward->term == group_term(route->shard->group) &&
+                    !is_refused(route, from, forward);
+    bool room = is_write ? has_room(route) && !group_is_transferring(route->shard->group)
+                         : router->remote_reads < ROUTER_REMOTE_READS;
+    if (!can_take || !room) {
+        refuse(route, from, forward);
+        return;
+    }
+    if (!is_write) {
+        begin_remote_read(route, from, forward);
+        return;
+    }
+    if (refuses_for_space(route, forward->command)) {
+        struct forward_reply reply = {.term = forward->term,
+                                      .stream = forward->stream,
+                                      .boot = forward->boot,
+                                      .sequence = forward->sequence,
+                                      .kind = FORWARD_REPLY_RESULT};
+        set_no_space(&reply.result);
+        send_reply(route, from, &reply);
+        result_free(&reply.result);
+        return;
+    }
+    struct command_origin origin = {
+        .node = (uint32_t)from, .boot = forward->boot, .sequence = forward->sequence};
+    note_remote(route, from, forward);
+    add_to_batch(route, origin, forward->command);
+}
+
+void lead_abandon(struct route *route) {
+    take_back(route);
+    while (!list_empty(&route->reading)) {
+        struct op *op = LIST_ENTRY(list_first(&route->reading), struct op, link);
+        if (op->is_remote) {
+            refuse_remote_read(op);
+        } else {
+            router_park(route, op);
+        }
+    }
+    route->uncommitted_bytes = 0;
+}
+
+void lead_on_applied(struct route *route, const struct job *job) {
+    for (unsigned i = 0; i < job->n_entries; i++) {
+        uint64_t size = job->entries[i].payload->size;
+        bool own = job->entries[i].term == route->shard->lead_term;
+        if (own) {
+            route->uncommitted_bytes -=
+                size < route->uncommitted_bytes ? size : route->uncommitted_bytes;
+        }
+    }
+}
+
+/* --- running reads ---------------------------------------------------------------------------- */
+
+static void reads_done(struct job *job) {
+    struct route *route = job->data;
+    struct router *router = route->router;
+    for (unsigned i = 0; i < job->n_reads; i++) {
+        struct op *op = job->reads[i].data;
+        router_finish(router, op, &job->reads[i].result);
+    }
+    job_free(job);
+    router_drain(route);
+}
+
+static bool is_runnable(const struct route *route, const struct op *op) {
+    return op->round <= group_reads_confirmed(route->shard->group) &&
+           op->index <= shard_enqueued(route->shard);
+}
+
+void lead_run_reads(struct route *route) {
+    struct router_port *port = &route->router->options.port;
+    if (!shard_is_ready(route->shard)) {
+        return;
+    }
+    struct job *job = NULL;
+    struct list_node *at = route->reading.next;
+    while (at != &route->reading) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        at = at->next;
+        if (op->round > group_reads_confirmed(route->shard->group)) {
+            break; /* rounds only grow along the list */
+        }
+        if (!is_runnable(route, op)) {
+            continue;
+        }
+        if (job == NULL) {
+            job = job_new(JOB_READ, route->number, reads_done, route);
+            job->reads = mem_zalloc(ROUTER_READ_JOB, sizeof *job->reads);
+        }
+        job->reads[job->n_reads++] =
+            (struct job_read){.command = buffer_slice(&op->command), .data = op};
+        list_remove(&op->link);
+        list_push(&route->executing, &op->link);
+        if (job->n_reads == ROUTER_READ_JOB) {
+            port->submit(port->data, job);
+            job = NULL;
+        }
+    }
+    if (job != NULL) {
+        port->submit(port->data, job);
+    }
+}

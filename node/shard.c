@@ -1,0 +1,539 @@
+#include "node/shard.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+
+enum {
+    APPLY_ENTRIES = 1024,       /* entries of one job */
+    APPLY_BYTES = 4 << 20,      /* bytes of one job, unless a single entry is larger */
+    APPLY_BYTES_OUT = 32 << 20, /* bytes of all jobs under way */
+    STALL_RETRY_MS = 500,       /* after the state machine ran out of space */
+    IDLE_CHECKPOINT_MS = 20000, /* an idle shard's WAL is folded in after this time */
+    RETAIN_MS = 60000           /* how long the log waits for a follower that got a snapshot */
+};
+
+static uint64_t now_of(const struct shard *shard) {
+    return shard->options.port.now_ms(shard->options.port.data);
+}
+
+void shard_init(struct shard *shard, const struct shard_options *options,
+                struct machine_state state) {
+    memset(shard, 0, sizeof *shard);
+    shard->options = *options;
+    shard->group = options->group;
+    shard->state = state;
+    shard->applied_term = state.applied_term;
+    shard->next = state.applied_index + 1;
+    shard->durable_index = 0;
+    shard->boot_last = log_state(options->log, options->number).last;
+    cluster_time_init(&shard->clock, state.clock_ms, now_of(shard));
+}
+
+void shard_free(struct shard *shard) {
+    buffer_free(&shard->received_config);
+    mem_free(shard->received_path);
+}
+
+/* --- applying --------------------------------------------------------------------------------- */
+
+static void pump(struct shard *shard);
+
+static enum machine_entry_kind machine_kind(enum log_entry_kind kind) {
+    switch (kind) {
+    case LOG_ENTRY_COMMAND:
+        return MACHINE_COMMANDS;
+    case LOG_ENTRY_BARRIER:
+        return MACHINE_BARRIER;
+    case LOG_ENTRY_CHANGE:
+        return MACHINE_CONFIG;
+    }
+    ASSERT(!"a kind of log entry");
+    return MACHINE_BARRIER;
+}
+
+static void stall(struct shard *shard) {
+    if (shard->stalled_until_ms == 0) {
+        shard->options.port.on_event(shard->options.port.data, shard->options.number,
+                                     "no space to apply entries; retrying", shard->next);
+    }
+    shard->stalled_until_ms = now_of(shard) + STALL_RETRY_MS;
+}
+
+static void apply_done(struct job *job) {
+    struct shard *shard = job->data;
+    struct shard_port *port = &shard->options.port;
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < job->n_entries; i++) {
+        bytes += job->entries[i].payload->size;
+    }
+    ASSERT(shard->applies_out > 0);
+    shard->applies_out--;
+    shard->bytes_out -= bytes;
+    if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
+        assert_fatal("shard %u: cannot apply entry %llu: %s", shard->options.number,
+                     (unsigned long long)job->entries[0].index, job->error.message);
+    }
+    shard->state = job->state;
+    /* A job may have been carried out in part before space ran out. */
+    uint64_t first = job->entries[0].index;
+    bool progressed = job->state.applied_index >= first;
+    if (job->code == ERROR_NOSPACE) {
+        stall(shard);
+    }
+    if (progressed) {
+        uint64_t now_ms = now_of(shard);
+        uint64_t last = job->state.applied_index;
+        shard->applied_term = job->state.applied_term;
+        if (job->batch_time_ms > 0) {
+            cluster_time_observe(&shard->clock, job->batch_time_ms, now_ms,
+                                 last > shard->boot_last);
+        }
+        shard->checkpoint_after_ms = now_ms + IDLE_CHECKPOINT_MS;
+        port->on_applied(port->data, shard->options.number, job, last, shard->applied_term, false);
+        if (job->digest.index > 0) {
+            port->on_digest(port->data, shard->options.number, job->digest);
+        }
+        port->on_reads(port->data, shard->options.number);
+    }
+    if (shard->stalled_until_ms > 0 && shard->applies_out == 0) {
+        shard->next = shard->state.applied_index + 1;
+    }
+    job_free(job);
+    pump(shard);
+}
+
+static struct job *new_apply(struct shard *shard, unsigned capacity) {
+    struct job *job = job_new(JOB_APPLY, shard->options.number, apply_done, shard);
+    job->entries = mem_alloc(capacity * sizeof *job->entries);
+    job->self = (uint32_t)shard->options.self;
+    job->boot = shard->options.boot;
+    job->answer_term = group_role(shard->group) == GROUP_LEADER ? group_term(shard->group) : 0;
+    return job;
+}
+
+/* Takes over the entry's reference. */
+static void add_entry(struct shard *shard, struct job *job, const struct log_entry *entry) {
+    struct job_entry *added = &job->entries[job->n_entries++];
+    added->index = shard->next++;
+    added->term = entry->term;
+    added->kind = machine_kind(entry->kind);
+    added->payload = entry->payload;
+    shard->bytes_out += entry->payload->size;
+    shard->bytes_since_cut += entry->payload->size;
+    shard->entries_since_cut++;
+}
+
+static void submit_apply(struct shard *shard, struct job *job) {
+    shard->applies_out++;
+    shard->options.port.submit(shard->options.port.data, job);
+}
+
+struct fetch {
+    struct shard *shard;
+    uint64_t epoch;
+};
+
+static void fetched(void *data, enum error_code code, uint64_t first, struct log_entry *entries,
+                    unsigned n) {
+    struct fetch *fetch = data;
+    struct shard *shard = fetch->shard;
+    bool current = fetch->epoch == shard->fetch_epoch;
+    mem_free(fetch);
+    if (code == ERROR_CORRUPT) {
+        assert_fatal("shard %u: entry %llu cannot be read from the log: it is damaged; rebuild "
+                     "this node from its peers",
+                     shard->options.number, (unsigned long long)first);
+    }
+    if (current) {
+        shard->fetching = false;
+    }
+    if (!current || n == 0 || first != shard->next || shard->stalled_until_ms > 0) {
+        for (unsigned i = 0; i < n; i++) {
+            payload_unref(entries[i].payload);
+        }
+        pump(shard);
+        return;
+    }
+    struct job *job = new_apply(shard, n);
+    for (unsigned i = 0; i < n; i++) {
+        add_entry(shard, job, &entries[i]);
+    }
+    submit_apply(shard, job);
+    pump(shard);
+    shard->options.port.on_reads(shard->options.port.data, shard->options.number);
+}
+
+static void fetch_entries(struct shard *shard, uint64_t last) {
+    struct fetch *fetch = mem_zalloc(1, sizeof *fetch);
+    uint64_t n = last - shard->next + 1;
+    fetch->shard = shard;
+    fetch->epoch = shard->fetch_epoch;
+    shard->fetching = true;
+    log_read(shard->options.log, shard->options.number, shard->next,
+             n < APPLY_ENTRIES ? (unsigned)n : APPLY_ENTRIES, APPLY_BYTES, fetched, fetch);
+}
+
+static bool can_apply(const struct shard *shard, uint64_t commit) {
+    return shard->next <= commit && !shard->fetching && shard->stalled_until_ms == 0 &&
+           !shard->receiving_job && !group_is_installing(shard->group) &&
+           shard->bytes_out < APPLY_BYTES_OUT;
+}
+
+/* Hands committed entries to the state machine, within bounds. */
+static void pump(struct shard *shard) {
+    uint64_t commit = group_commit(shard->group);
+    while (can_apply(shard, commit)) {
+        struct log_entry entry;
+        if (!log_cached(shard->options.log, shard->options.number, shard->next, &entry)) {
+            fetch_entries(shard, commit);
+            return;
+        }
+        uint64_t left = commit - shard->next + 1;
+        struct job *job = new_apply(shard, left < APPLY_ENTRIES ? (unsigned)left : APPLY_ENTRIES);
+        uint64_t bytes = 0;
+        do {
+            bytes += entry.payload->size;
+            add_entry(shard, job, &entry);
+        } while (shard->next <= commit && job->n_entries < APPLY_ENTRIES && bytes < APPLY_BYTES &&
+                 log_cached(shard->options.log, shard->options.number, shard->next, &entry));
+        submit_apply(shard, job);
+    }
+}
+
+void shard_on_commit(struct shard *shard) {
+    pump(shard);
+    struct shard_port *port = &shard->options.port;
+    bool ready = shard_is_ready(shard);
+    if (ready != shard->was_ready) {
+        shard->was_ready = ready;
+        port->on_role(port->data, shard->options.number);
+    }
+    port->on_reads(port->data, shard->options.number);
+}
+
+uint64_t shard_enqueued(const struct shard *shard) {
+    return shard->stalled_until_ms > 0 ? shard->state.applied_index : shard->next - 1;
+}
+
+/* --- leading ---------------------------------------------------------------------------------- */
+
+bool shard_is_ready(const struct shard *shard) {
+    return shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER &&
+           shard->lead_term == group_term(shard->group) && shard->opening_index > 0 &&
+           group_commit(shard->group) >= shard->opening_index;
+}
+
+uint64_t shard_time_ms(const struct shard *shard) {
+    return cluster_time_estimate(&shard->clock, now_of(shard));
+}
+
+void shard_clock(const struct shard *shard, struct group_clock *clock) {
+    clock->time_ms = shard_time_ms(shard);
+    clock->wall_ms = shard->options.port.wall_ms(shard->options.port.data);
+    clock->anchored = shard->clock.anchored && !shard->clock.opening;
+}
+
+/* An empty batch: moves the clock, and as a leader's first entry settles what came before it. */
+static bool propose_tick(struct shard *shard, uint64_t now_ms, uint64_t *index) {
+    struct buffer batch = {0};
+    command_batch_begin(&batch, shard_time_ms(shard), LIMIT_QUOTA_DEFAULT);
+    struct payload *payload = payload_copy(buffer_slice(&batch));
+    buffer_free(&batch);
+    bool proposed = group_propose(shard->group, now_ms, &payload, 1, index);
+    payload_unref(payload);
+    if (proposed) {
+        shard->last_tick_ms = now_ms;
+    }
+    return proposed;
+}
+
+static void try_open(struct shard *shard, uint64_t now_ms) {
+    uint64_t voters[LIMIT_NODES];
+    if (shard->lead_term == 0 || shard->opening_index > 0 ||
+        group_role(shard->group) != GROUP_LEADER) {
+        return;
+    }
+    if (!cluster_time_settle(&shard->clock, group_voters(shard->group, voters), now_ms)) {
+        return;
+    }
+    uint64_t index = 0;
+    if (propose_tick(shard, now_ms, &index)) {
+        shard->opening_index = index;
+    }
+}
+
+static void begin_leading(struct shard *shard) {
+    uint64_t now_ms = now_of(shard);
+    struct cluster_time_sample own = {.node = shard->options.self,
+                                      .time_ms = shard_time_ms(shard),
+                                      .wall_ms =
+                                          shard->options.port.wall_ms(shard->options.port.data),
+                                      .anchored = shard->clock.anchored};
+    shard->lead_term = group_term(shard->group);
+    shard->opening_index = 0;
+    cluster_time_open(&shard->clock, now_ms);
+    cluster_time_sample(&shard->clock, &own);
+    (void)group_read(shard->group); /* its probes bring the voters' clocks */
+    try_open(shard, now_ms);
+}
+
+void shard_on_role(struct shard *shard) {
+    struct shard_port *port = &shard->options.port;
+    bool leads = group_role(shard->group) == GROUP_LEADER;
+    if (leads && shard->lead_term != group_term(shard->group)) {
+        begin_leading(shard);
+    } else if (!leads && shard->lead_term != 0) {
+        shard->lead_term = 0;
+        shard->opening_index = 0;
+        cluster_time_abandon(&shard->clock);
+    }
+    shard->was_ready = shard_is_ready(shard);
+    port->on_role(port->data, shard->options.number);
+}
+
+void shard_on_clock(struct shard *shard, uint64_t from, const struct group_clock *clock) {
+    struct cluster_time_sample sample = {.node = from,
+                                         .time_ms = clock->time_ms,
+                                         .wall_ms = clock->wall_ms,
+                                         .anchored = clock->anchored};
+    cluster_time_sample(&shard->clock, &sample);
+    try_open(shard, now_of(shard));
+}
+
+static void expire(struct shard *shard, uint64_t now_ms) {
+    uint64_t index;
+    if (!shard_is_ready(shard) || shard->state.next_expiry_ms == 0 ||
+        now_ms < shard->last_tick_ms + shard->options.tick_ms ||
+        shard->state.next_expiry_ms > shard_time_ms(shard)) {
+        return;
+    }
+    (void)propose_tick(shard, now_ms, &index);
+}
+
+/* --- cutting the log -------------------------------------------------------------------------- */
+
+/* Entries to keep behind the checkpoint: at most as many bytes as a checkpoint covers, so that the
+ * log's size stays bounded whatever the size of its entries. */
+static unsigned trailing_of(const struct shard *shard, uint64_t durable_index) {
+    uint64_t trailing = shard->options.trailing_entries;
+    if (shard->entries_since_cut > 0) {
+        uint64_t mean_bytes = shard->bytes_since_cut / shard->entries_since_cut + 1;
+        uint64_t fits = shard->options.snapshot_log_bytes / mean_bytes + 1;
+        trailing = fits < trailing ? fits : trailing;
+    }
+    if (now_of(shard) < shard->retain_until_ms && shard->retain_index < durable_index &&
+        durable_index - shard->retain_index > trailing) {
+        trailing = durable_index - shard->retain_index;
+    }
+    return (unsigned)trailing;
+}
+
+static void checkpoint_done(struct job *job) {
+    struct shard *shard = job->data;
+    shard->checkpointing = false;
+    shard->state = job->state;
+    if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
+        assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
+    }
+    if (job->code == ERROR_NONE && job->durable_index > 0) {
+        shard->durable_index = job->durable_index;
+        group_cut(shard->group, now_of(shard), job->durable_index, job->durable_config_index,
+                  buffer_slice(&job->config), trailing_of(shard, job->durable_index));
+        shard->bytes_since_cut = 0;
+        shard->entries_since_cut = 0;
+    }
+    job_free(job);
+}
+
+static void checkpoint(struct shard *shard) {
+    if (shard->checkpointing || shard->holds > 0 || shard->receiving_job ||
+        shard->state.config_index == 0 || shard->state.applied_index == shard->durable_index) {
+        return;
+    }
+    shard->checkpointing = true;
+    shard->checkpoint_after_ms = 0;
+    shard->options.port.submit(
+        shard->options.port.data,
+        job_new(JOB_CHECKPOINT, shard->options.number, checkpoint_done, shard));
+}
+
+void shard_want_checkpoint(struct shard *shard) {
+    checkpoint(shard);
+}
+
+/* --- snapshots -------------------------------------------------------------------------------- */
+
+struct hold {
+    struct shard *shard;
+    uint64_t to;
+};
+
+static void release_done(struct job *job) {
+    struct shard *shard = job->data;
+    ASSERT(shard->holds > 0);
+    shard->holds--;
+    job_free(job);
+}
+
+static void release(struct shard *shard) {
+    shard->options.port.submit(shard->options.port.data,
+                               job_new(JOB_RELEASE, shard->options.number, release_done, shard));
+}
+
+static void hold_done(struct job *job) {
+    struct hold *hold = job->data;
+    struct shard *shard = hold->shard;
+    struct shard_port *port = &shard->options.port;
+    uint64_t to = hold->to;
+    mem_free(hold);
+    if (job->code != ERROR_NONE) {
+        port->on_event(port->data, shard->options.number, "cannot hold a snapshot", to);
+        shard->holds--;
+        job_free(job);
+        return;
+    }
+    struct snapshot_info info = {.leader_term = group_term(shard->group),
+                                 .index = job->snapshot.index,
+                                 .term = job->snapshot.term,
+                                 .config_index = job->snapshot.config_index,
+                                 .config = buffer_slice(&job->config),
+                                 .size = job->snapshot.size};
+    if (group_role(shard->group) == GROUP_LEADER &&
+        port->send_snapshot(port->data, shard->options.number, to, &info)) {
+        shard->retain_index = info.index;
+        shard->retain_until_ms = UINT64_MAX; /* until the stream ends */
+    } else {
+        release(shard);
+    }
+    job_free(job);
+}
+
+void shard_on_snapshot_needed(struct shard *shard, uint64_t to) {
+    /* One at a time per shard: the next follower's turn comes with libraft's next request. */
+    if (shard->holds > 0 || shard->checkpointing || shard->state.config_index == 0) {
+        return;
+    }
+    struct hold *hold = mem_zalloc(1, sizeof *hold);
+    hold->shard = shard;
+    hold->to = to;
+    shard->holds++;
+    shard->options.port.submit(shard->options.port.data,
+                               job_new(JOB_HOLD, shard->options.number, hold_done, hold));
+}
+
+void shard_on_snapshot_sent(struct shard *shard, uint64_t to, enum error_code code) {
+    struct shard_port *port = &shard->options.port;
+    shard->retain_until_ms = code == ERROR_NONE ? now_of(shard) + RETAIN_MS : 0;
+    release(shard);
+    if (code == ERROR_NONE) {
+        port->on_event(port->data, shard->options.number, "snapshot sent", to);
+    }
+}
+
+bool shard_accepts_snapshot(const struct shard *shard, const struct snapshot_info *info) {
+    return group_role(shard->group) != GROUP_LEADER && !shard->receiving_job &&
+           !group_is_installing(shard->group) && info->index > shard->state.applied_index &&
+           info->leader_term >= group_term(shard->group) && group_config_is_valid(info->config);
+}
+
+static void end_receiving(struct shard *shard) {
+    shard->receiving_job = false;
+    mem_free(shard->received_path);
+    shard->received_path = NULL;
+    buffer_free(&shard->received_config);
+}
+
+static void install_done(struct job *job) {
+    struct shard *shard = job->data;
+    if (job->code != ERROR_NONE) {
+        assert_fatal("shard %u: cannot put the received snapshot in place: %s",
+                     shard->options.number, job->error.message);
+    }
+    shard->state = job->state;
+    shard->applied_term = job->state.applied_term;
+    shard->next = job->state.applied_index + 1;
+    shard->durable_index = job->state.applied_index;
+    shard->bytes_since_cut = 0;
+    shard->entries_since_cut = 0;
+    cluster_time_observe(&shard->clock, job->state.clock_ms, now_of(shard), true);
+    job_free(job);
+    end_receiving(shard);
+    group_install(shard->group);
+}
+
+static void verify_done(struct job *job) {
+    struct shard *shard = job->data;
+    struct shard_port *port = &shard->options.port;
+    uint64_t now_ms = now_of(shard);
+    bool good = job->code == ERROR_NONE && job->state.applied_index == shard->received.index &&
+                job->state.applied_term == shard->received.term;
+    job_free(job);
+    /* Jobs that apply entries may still be under way: the install job runs behind them, and nothing
+     * new is submitted until it is done. */
+    if (!good ||
+        !group_offer_snapshot(shard->group, now_ms, shard->received_from, &shard->received)) {
+        port->on_event(port->data, shard->options.number,
+                       good ? "received snapshot is not needed any more"
+                            : "received snapshot is not sound",
+                       shard->received.index);
+        port->discard(port->data, shard->received_path);
+        end_receiving(shard);
+        pump(shard);
+        return;
+    }
+    shard->fetch_epoch++; /* entries being read belong to the log that is replaced */
+    shard->fetching = false;
+    struct job *install = job_new(JOB_INSTALL, shard->options.number, install_done, shard);
+    install->path = mem_strdup(shard->received_path);
+    port->submit(port->data, install);
+}
+
+void shard_on_snapshot_received(struct shard *shard, uint64_t from,
+                                const struct snapshot_info *info, const char *path) {
+    struct shard_port *port = &shard->options.port;
+    if (!shard_accepts_snapshot(shard, info)) {
+        port->discard(port->data, path);
+        return;
+    }
+    shard->receiving_job = true;
+    shard->received = *info;
+    shard->received_from = from;
+    shard->received_path = mem_strdup(path);
+    buffer_free(&shard->received_config);
+    buffer_append_slice(&shard->received_config, info->config);
+    shard->received.config = buffer_slice(&shard->received_config);
+    struct job *verify = job_new(JOB_VERIFY, shard->options.number, verify_done, shard);
+    verify->path = mem_strdup(path);
+    port->submit(port->data, verify);
+}
+
+void shard_on_installed(struct shard *shard) {
+    struct shard_port *port = &shard->options.port;
+    port->on_event(port->data, shard->options.number, "snapshot installed",
+                   shard->state.applied_index);
+    port->on_applied(port->data, shard->options.number, NULL, shard->state.applied_index,
+                     shard->applied_term, true);
+    pump(shard);
+}
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+void shard_tick(struct shard *shard, uint64_t now_ms) {
+    try_open(shard, now_ms);
+    expire(shard, now_ms);
+    if (shard->stalled_until_ms > 0 && now_ms >= shard->stalled_until_ms &&
+        shard->applies_out == 0) {
+        shard->stalled_until_ms = 0;
+        shard->next = shard->state.applied_index + 1;
+        pump(shard);
+    }
+    bool due = shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||
+               shard->entries_since_cut >= 16 * (uint64_t)shard->options.trailing_entries ||
+               (shard->checkpoint_after_ms > 0 && now_ms >= shard->checkpoint_after_ms);
+    if (due) {
+        checkpoint(shard);
+    }
+}

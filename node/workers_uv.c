@@ -1,0 +1,234 @@
+#include "node/workers_uv.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <uv.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+
+/* Rows of cleared epochs deleted at a time while a thread has nothing else to do: short enough not
+ * to delay a job that arrives meanwhile. */
+enum { RECLAIM_STEP = 256 };
+
+struct worker {
+    struct workers *workers;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    struct list_node queue; /* under mutex */
+    bool stop;              /* under mutex */
+};
+
+struct workers {
+    struct worker *threads;
+    unsigned n_threads;
+    struct machine **machines;
+    struct machine_options *options;
+    unsigned n_shards;
+    uv_async_t async;
+    pthread_mutex_t done_mutex;
+    struct list_node done; /* under done_mutex */
+    uint64_t outstanding;  /* loop thread */
+    bool closing;
+    void (*closed)(void *data);
+    void *closed_data;
+};
+
+static void list_move(struct list_node *from, struct list_node *to) {
+    list_init(to);
+    if (!list_empty(from)) {
+        to->next = from->next;
+        to->prev = from->prev;
+        to->next->prev = to;
+        to->prev->next = to;
+        list_init(from);
+    }
+}
+
+static void hand_back(struct workers *workers, struct list_node *finished) {
+    pthread_mutex_lock(&workers->done_mutex);
+    while (!list_empty(finished)) {
+        struct list_node *node = list_first(finished);
+        list_remove(node);
+        list_push(&workers->done, node);
+    }
+    pthread_mutex_unlock(&workers->done_mutex);
+    uv_async_send(&workers->async);
+}
+
+/* One step of deleting cleared rows for each of this thread's shards; true when more is left. */
+static bool reclaim(struct worker *worker) {
+    struct workers *workers = worker->workers;
+    unsigned me = (unsigned)(worker - workers->threads);
+    bool more_anywhere = false;
+    for (unsigned shard = me; shard < workers->n_shards; shard += workers->n_threads) {
+        struct machine *machine = workers->machines[shard];
+        bool more = false;
+        if (machine == NULL || !machine_state(machine).has_garbage) {
+            continue;
+        }
+        /* Without space the rows stay until there is some. */
+        if (machine_reclaim(machine, RECLAIM_STEP, &more, NULL) == ERROR_NONE && more) {
+            more_anywhere = true;
+        }
+    }
+    return more_anywhere;
+}
+
+static bool take_jobs(struct worker *worker, struct list_node *jobs, bool wait) {
+    pthread_mutex_lock(&worker->mutex);
+    while (wait && list_empty(&worker->queue) && !worker->stop) {
+        pthread_cond_wait(&worker->wake, &worker->mutex);
+    }
+    list_move(&worker->queue, jobs);
+    bool go_on = !worker->stop || !list_empty(jobs);
+    pthread_mutex_unlock(&worker->mutex);
+    return go_on;
+}
+
+static void *worker_main(void *data) {
+    struct worker *worker = data;
+    struct workers *workers = worker->workers;
+    struct list_node jobs;
+    struct list_node finished;
+    bool garbage = false;
+    list_init(&finished);
+    while (take_jobs(worker, &jobs, !garbage)) {
+        if (list_empty(&jobs)) {
+            garbage = reclaim(worker);
+            continue;
+        }
+        while (!list_empty(&jobs)) {
+            struct job *job = LIST_ENTRY(list_first(&jobs), struct job, link);
+            list_remove(&job->link);
+            job_run(job, &workers->machines[job->shard], &workers->options[job->shard]);
+            garbage = garbage || job->state.has_garbage;
+            list_push(&finished, &job->link);
+        }
+        hand_back(workers, &finished);
+    }
+    return NULL;
+}
+
+static void async_closed(uv_handle_t *handle) {
+    struct workers *workers = handle->data;
+    void (*closed)(void *) = workers->closed;
+    void *data = workers->closed_data;
+    mem_free(workers->machines);
+    mem_free(workers->options);
+    mem_free(workers->threads);
+    mem_free(workers);
+    closed(data);
+}
+
+static void finish_close(struct workers *workers) {
+    for (unsigned i = 0; i < workers->n_threads; i++) {
+        struct worker *worker = &workers->threads[i];
+        pthread_mutex_lock(&worker->mutex);
+        worker->stop = true;
+        pthread_cond_signal(&worker->wake);
+        pthread_mutex_unlock(&worker->mutex);
+        pthread_join(worker->thread, NULL);
+        pthread_cond_destroy(&worker->wake);
+        pthread_mutex_destroy(&worker->mutex);
+    }
+    for (unsigned i = 0; i < workers->n_shards; i++) {
+        machine_close(workers->machines[i]);
+    }
+    pthread_mutex_destroy(&workers->done_mutex);
+    uv_close((uv_handle_t *)&workers->async, async_closed);
+}
+
+static void on_async(uv_async_t *async) {
+    struct workers *workers = async->data;
+    struct list_node done;
+    pthread_mutex_lock(&workers->done_mutex);
+    list_move(&workers->done, &done);
+    pthread_mutex_unlock(&workers->done_mutex);
+    while (!list_empty(&done)) {
+        struct job *job = LIST_ENTRY(list_first(&done), struct job, link);
+        list_remove(&job->link);
+        workers->outstanding--;
+        job->done(job);
+    }
+    if (workers->closing && workers->outstanding == 0) {
+        workers->closing = false;
+        finish_close(workers);
+    }
+}
+
+static void start_threads(struct workers *workers) {
+    for (unsigned i = 0; i < workers->n_threads; i++) {
+        struct worker *worker = &workers->threads[i];
+        worker->workers = workers;
+        list_init(&worker->queue);
+        pthread_mutex_init(&worker->mutex, NULL);
+        pthread_cond_init(&worker->wake, NULL);
+        int rv = pthread_create(&worker->thread, NULL, worker_main, worker);
+        if (rv != 0) {
+            assert_fatal("cannot start a state machine thread: error %d", rv);
+        }
+    }
+}
+
+enum error_code workers_open(struct workers **out, struct uv_loop_s *loop, unsigned n_threads,
+                             const struct machine_options *options, unsigned n_shards,
+                             struct error *error) {
+    struct workers *workers = mem_zalloc(1, sizeof *workers);
+    *out = NULL;
+    workers->n_threads = n_threads < n_shards ? n_threads : n_shards;
+    workers->n_shards = n_shards;
+    workers->threads = mem_zalloc(workers->n_threads, sizeof *workers->threads);
+    workers->machines = mem_zalloc(n_shards, sizeof *workers->machines);
+    workers->options = mem_dup(options, n_shards * sizeof *options);
+    for (unsigned i = 0; i < n_shards; i++) {
+        enum error_code code = machine_open(&workers->machines[i], &options[i], error);
+        if (code != ERROR_NONE) {
+            while (i-- > 0) {
+                machine_close(workers->machines[i]);
+            }
+            mem_free(workers->machines);
+            mem_free(workers->options);
+            mem_free(workers->threads);
+            mem_free(workers);
+            return code;
+        }
+    }
+    list_init(&workers->done);
+    pthread_mutex_init(&workers->done_mutex, NULL);
+    int rv = uv_async_init(loop, &workers->async, on_async);
+    ASSERT(rv == 0);
+    workers->async.data = workers;
+    start_threads(workers);
+    *out = workers;
+    return ERROR_NONE;
+}
+
+struct machine_state workers_initial_state(const struct workers *workers, unsigned shard) {
+    return machine_state(workers->machines[shard]);
+}
+
+struct slice workers_initial_config(const struct workers *workers, unsigned shard) {
+    return machine_config(workers->machines[shard]);
+}
+
+void workers_submit(struct workers *workers, struct job *job) {
+    struct worker *worker = &workers->threads[job->shard % workers->n_threads];
+    ASSERT(job->shard < workers->n_shards);
+    workers->outstanding++;
+    pthread_mutex_lock(&worker->mutex);
+    bool was_empty = list_empty(&worker->queue);
+    list_push(&worker->queue, &job->link);
+    if (was_empty) {
+        pthread_cond_signal(&worker->wake);
+    }
+    pthread_mutex_unlock(&worker->mutex);
+}
+
+void workers_close(struct workers *workers, void (*closed)(void *data), void *data) {
+    workers->closed = closed;
+    workers->closed_data = data;
+    workers->closing = true;
+    uv_async_send(&workers->async);
+}
