@@ -195,29 +195,27 @@ static void listing_free(struct listing *listing) {
 }
 
 /* Keeps spares of the right size, removes what a crash left unfinished. */
-static enum error_code recover_spares(const struct log_writer_options *options,
-                                      const struct listing *listing, struct log_recovery *recovery,
-                                      struct error *error) {
-    const struct storage *storage = options->storage;
+static enum error_code recover_spares(const struct log_files *files, const struct listing *listing,
+                                      struct log_recovery *recovery, struct error *error) {
+    const struct storage *storage = files->storage;
     for (unsigned k = 0; k < listing->n_others; k++) {
         const char *name = listing->others[k];
         char path[PATH_MAX];
-        char *rest = NULL;
-        if (!log_path(path, options->dir, name)) {
-            return error_set(error, ERROR_INVALID, "path too long: %s/%s", options->dir, name);
+        if (!log_path(path, files->dir, name)) {
+            return error_set(error, ERROR_INVALID, "path too long: %s/%s", files->dir, name);
         }
-        unsigned long number = strncmp(name, "spare-", 6) == 0 ? strtoul(name + 6, &rest, 16) : 0;
+        uint32_t number;
         uint64_t size = 0;
-        if (rest != NULL && rest != name + 6 && *rest == '\0' && number < UINT32_MAX &&
+        if (log_spare_name_parse(name, &number) && number < UINT32_MAX &&
             recovery->n_spares < LOG_SPARES_MAX) {
             int file = storage->open(storage->context, path, STORAGE_OPEN);
             if (file >= 0 && storage->size(storage->context, file, &size) == 0 &&
-                size == options->segment_size) {
+                size == files->segment_size) {
                 struct log_spare *spare = &recovery->spares[recovery->n_spares++];
                 spare->file = file;
                 snprintf(spare->name, sizeof spare->name, "%.*s", LOG_SPARE_NAME - 1, name);
                 if (number >= recovery->next_spare) {
-                    recovery->next_spare = (uint32_t)number + 1;
+                    recovery->next_spare = number + 1;
                 }
                 continue;
             }
@@ -233,20 +231,20 @@ static enum error_code recover_spares(const struct log_writer_options *options,
     return ERROR_NONE;
 }
 
-static enum error_code check_header(const struct log_writer_options *options, uint64_t number,
+static enum error_code check_header(const struct log_files *files, uint64_t number,
                                     const struct log_segment_header *header, uint64_t file_size,
                                     struct error *error) {
-    if (header->identity != options->identity) {
+    if (header->identity != files->identity) {
         return error_set(error, ERROR_MISMATCH,
                          "belongs to the data directory with incarnation %016" PRIx64
                          ", not to this one (%016" PRIx64 "): put back the right log directory",
-                         header->identity, options->identity);
+                         header->identity, files->identity);
     }
-    if (header->n_groups != options->n_groups) {
+    if (header->n_groups != files->n_groups) {
         return error_set(error, ERROR_MISMATCH,
                          "written for %u groups, but %u are configured: the number of shards is "
                          "fixed when a cluster is created, set it back",
-                         header->n_groups, options->n_groups);
+                         header->n_groups, files->n_groups);
     }
     if (header->number != number) {
         return error_set(error, ERROR_CORRUPT,
@@ -263,7 +261,7 @@ static enum error_code check_header(const struct log_writer_options *options, ui
 
 /* Work in progress of log_recover(). */
 struct recover {
-    const struct log_writer_options *options;
+    const struct log_files *files;
     struct log_index *index;
     struct log_recovery *recovery;
     struct error *error;
@@ -273,7 +271,7 @@ struct recover {
 
 static enum error_code read_segment(struct recover *recover, uint64_t number, const char *path,
                                     struct log_segment_header *header) {
-    const struct storage *storage = recover->options->storage;
+    const struct storage *storage = recover->files->storage;
     struct error *error = recover->error;
     int file = storage->open(storage->context, path, STORAGE_OPEN);
     if (file < 0) {
@@ -295,7 +293,7 @@ static enum error_code read_segment(struct recover *recover, uint64_t number, co
     enum error_code code =
         log_segment_header_decode(slice_make(block, (size_t)done), header, error);
     if (code == ERROR_NONE) {
-        code = check_header(recover->options, number, header, file_size, error);
+        code = check_header(recover->files, number, header, file_size, error);
     }
     if (code != ERROR_NONE) {
         return code;
@@ -333,9 +331,9 @@ static enum error_code recover_segment(struct recover *recover, uint64_t number,
     char name[LOG_SEGMENT_NAME];
     char path[PATH_MAX];
     log_segment_name(number, name);
-    if (!log_path(path, recover->options->dir, name)) {
-        return error_set(recover->error, ERROR_INVALID, "path too long: %s/%s",
-                         recover->options->dir, name);
+    if (!log_path(path, recover->files->dir, name)) {
+        return error_set(recover->error, ERROR_INVALID, "path too long: %s/%s", recover->files->dir,
+                         name);
     }
     struct log_segment_header header;
     enum error_code code = read_segment(recover, number, path, &header);
@@ -344,7 +342,7 @@ static enum error_code recover_segment(struct recover *recover, uint64_t number,
     }
     if (code == ERROR_NONE) {
         log_index_segment_add(recover->index, (uint32_t)number);
-        code = log_replay_segment(recover->index, recover->options->n_groups, &header,
+        code = log_replay_segment(recover->index, recover->files->n_groups, &header,
                                   buffer_slice(&recover->bytes), oldest, &recover->end,
                                   recover->error);
     }
@@ -357,27 +355,27 @@ static enum error_code recover_segment(struct recover *recover, uint64_t number,
 /* The newest segment: decides whether what follows its last whole batch is a torn tail or damage,
  * wipes a torn tail, and makes sure that what was found is on disk and not only in memory. */
 static enum error_code recover_tail(struct recover *recover) {
-    const struct log_writer_options *options = recover->options;
-    const struct storage *storage = options->storage;
+    const struct log_files *files = recover->files;
+    const struct storage *storage = files->storage;
     struct log_recovery *recovery = recover->recovery;
     const struct log_segment_file *newest = &recovery->segments[recovery->n_segments - 1];
     const struct log_replay_end *end = &recover->end;
     struct log_remains remains =
         log_remains_find(buffer_slice(&recover->bytes), end->offset,
-                         log_record_seed(options->identity, newest->number), end->sequence);
+                         log_record_seed(files->identity, newest->number), end->sequence);
     char name[LOG_SEGMENT_NAME];
     log_segment_name(newest->number, name);
     if (remains.later) {
         return error_set(recover->error, ERROR_CORRUPT,
                          "log segment %s/%s is damaged at offset %" PRIu64 ": batch %" PRIu64
                          " is not readable, but a later one at offset %" PRIu64 " is; " REBUILD,
-                         options->dir, name, end->offset, end->sequence, remains.later_offset);
+                         files->dir, name, end->offset, end->sequence, remains.later_offset);
     }
     if (recovery->n_segments == 1 && end->offset == LOG_BLOCK && end->sequence != 1) {
         return error_set(recover->error, ERROR_CORRUPT,
                          "log segment %s/%s should start with batch %" PRIu64
                          " and the groups' states, but holds nothing; " REBUILD,
-                         options->dir, name, end->sequence);
+                         files->dir, name, end->sequence);
     }
     int result = 0;
     if (remains.same) {
@@ -388,11 +386,11 @@ static enum error_code recover_tail(struct recover *recover) {
         result = storage->sync(storage->context, newest->file);
     }
     if (result == 0) {
-        result = storage->sync_dir(storage->context, options->dir);
+        result = storage->sync_dir(storage->context, files->dir);
     }
     if (result != 0) {
         return error_set_errno(recover->error, -result, "cannot repair the tail of %s/%s",
-                               options->dir, name);
+                               files->dir, name);
     }
     recovery->tail = (struct log_tail){
         .number = newest->number,
@@ -406,13 +404,13 @@ static enum error_code recover_tail(struct recover *recover) {
 }
 
 static enum error_code check_complete(const struct recover *recover) {
-    for (unsigned g = 0; g < recover->options->n_groups; g++) {
+    for (unsigned g = 0; g < recover->files->n_groups; g++) {
         uint64_t missing = log_index_unplaced(recover->index, g);
         if (missing != 0) {
             return error_set(recover->error, ERROR_CORRUPT,
                              "entry %" PRIu64 " of group %u is in none of the log segments in %s, "
                              "the oldest of which may have been removed; " REBUILD,
-                             missing, g, recover->options->dir);
+                             missing, g, recover->files->dir);
         }
     }
     return ERROR_NONE;
@@ -423,7 +421,7 @@ static enum error_code recover_existing(struct recover *recover, const struct li
     unsigned n = listing->n_numbers;
     if (numbers[0] == 0 || numbers[n - 1] >= UINT32_MAX) {
         return error_set(recover->error, ERROR_CORRUPT,
-                         "a log segment in %s has an impossible number", recover->options->dir);
+                         "a log segment in %s has an impossible number", recover->files->dir);
     }
     recover->recovery->segments = mem_zalloc(n, sizeof *recover->recovery->segments);
     for (unsigned k = 0; k < n; k++) {
@@ -432,7 +430,7 @@ static enum error_code recover_existing(struct recover *recover, const struct li
             log_segment_name(numbers[0] + k, name);
             return error_set(recover->error, ERROR_CORRUPT,
                              "log segment %s/%s is missing, later ones are there; " REBUILD,
-                             recover->options->dir, name);
+                             recover->files->dir, name);
         }
         enum error_code code = recover_segment(recover, numbers[k], k == 0);
         if (code != ERROR_NONE) {
@@ -444,35 +442,34 @@ static enum error_code recover_existing(struct recover *recover, const struct li
 }
 
 static enum error_code create_log(struct recover *recover) {
-    const struct log_writer_options *options = recover->options;
-    const struct storage *storage = options->storage;
+    const struct log_files *files = recover->files;
+    const struct storage *storage = files->storage;
     struct log_recovery *recovery = recover->recovery;
     struct log_spare spare;
     if (recovery->n_spares > 0) {
         spare = recovery->spares[--recovery->n_spares];
     } else {
         snprintf(spare.name, sizeof spare.name, "next-1");
-        spare.file =
-            log_file_prepare(storage, options->dir, spare.name, options->segment_size, true);
+        spare.file = log_file_prepare(storage, files->dir, spare.name, files->segment_size, true);
         if (spare.file < 0) {
             return error_set_errno(recover->error, -spare.file, "cannot create a log segment in %s",
-                                   options->dir);
+                                   files->dir);
         }
     }
     recovery->segments = mem_zalloc(1, sizeof *recovery->segments);
     recovery->segments[0] =
-        (struct log_segment_file){.number = 1, .file = spare.file, .size = options->segment_size};
+        (struct log_segment_file){.number = 1, .file = spare.file, .size = files->segment_size};
     recovery->n_segments = 1;
-    int result = log_file_activate(options, &spare, 1, 1, options->segment_size);
+    int result = log_file_activate(files, &spare, 1, 1, files->segment_size);
     if (result != 0) {
         return error_set_errno(recover->error, -result, "cannot create a log segment in %s",
-                               options->dir);
+                               files->dir);
     }
     log_index_segment_add(recover->index, 1);
     recovery->tail = (struct log_tail){
         .number = 1,
         .file = spare.file,
-        .size = options->segment_size,
+        .size = files->segment_size,
         .offset = LOG_BLOCK,
         .sequence = 1,
         .sealed = true,
@@ -482,25 +479,24 @@ static enum error_code create_log(struct recover *recover) {
 
 static enum error_code recover_directory(struct recover *recover, bool must_exist,
                                          struct listing *listing) {
-    const struct log_writer_options *options = recover->options;
-    const struct storage *storage = options->storage;
-    int result = storage->make_dir(storage->context, options->dir);
+    const struct log_files *files = recover->files;
+    const struct storage *storage = files->storage;
+    int result = storage->make_dir(storage->context, files->dir);
     if (result == 0) {
-        result = storage_sync_parent(storage, options->dir);
+        result = storage_sync_parent(storage, files->dir);
     }
     if (result == 0) {
-        result = storage->list(storage->context, options->dir, listing_add, listing);
+        result = storage->list(storage->context, files->dir, listing_add, listing);
     }
     if (result != 0) {
-        return error_set_errno(recover->error, -result, "cannot open log directory %s",
-                               options->dir);
+        return error_set_errno(recover->error, -result, "cannot open log directory %s", files->dir);
     }
     if (listing->n_numbers == 0 && must_exist) {
         return error_set(recover->error, ERROR_CORRUPT,
                          "log directory %s holds no log, but this node has had one; " REBUILD,
-                         options->dir);
+                         files->dir);
     }
-    enum error_code code = recover_spares(options, listing, recover->recovery, recover->error);
+    enum error_code code = recover_spares(files, listing, recover->recovery, recover->error);
     if (code != ERROR_NONE) {
         return code;
     }
@@ -511,23 +507,21 @@ static enum error_code recover_directory(struct recover *recover, bool must_exis
     return recover_existing(recover, listing);
 }
 
-enum error_code log_recover(const struct log_writer_options *options, bool must_exist,
-                            struct log_index *index, struct log_recovery *recovery,
-                            struct error *error) {
-    ASSERT(options->segment_size % LOG_BLOCK == 0 && options->segment_size >= 2 * LOG_BLOCK);
+enum error_code log_recover(const struct log_files *files, bool must_exist, struct log_index *index,
+                            struct log_recovery *recovery, struct error *error) {
+    ASSERT(files->segment_size % LOG_BLOCK == 0 && files->segment_size >= 2 * LOG_BLOCK);
     struct error unheard;
     if (error == NULL) {
         error = &unheard;
     }
     *recovery = (struct log_recovery){.n_segments = 0};
-    struct recover recover = {
-        .options = options, .index = index, .recovery = recovery, .error = error};
+    struct recover recover = {.files = files, .index = index, .recovery = recovery, .error = error};
     struct listing listing = {.numbers = NULL};
     enum error_code code = recover_directory(&recover, must_exist, &listing);
     buffer_free(&recover.bytes);
     listing_free(&listing);
     if (code != ERROR_NONE) {
-        log_recovery_free(recovery, options->storage);
+        log_recovery_free(recovery, files->storage);
     }
     return code;
 }

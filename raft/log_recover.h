@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "raft/log_files.h"
 #include "raft/log_format.h"
 #include "raft/log_index.h"
 #include "raft/log_writer.h"
@@ -29,12 +30,11 @@ struct log_recovery {
     uint32_t next_spare; /* number for the name of the next spare */
 };
 
-/* Replays the log in options->dir into the empty `index`, or creates the log. On success the caller
+/* Replays the log in files->dir into the empty `index`, or creates the log. On success the caller
  * owns the files in `recovery` and frees the array with log_recovery_free(). On failure nothing
  * stays open and `index` is good for nothing but log_index_free(). */
-enum error_code log_recover(const struct log_writer_options *options, bool must_exist,
-                            struct log_index *index, struct log_recovery *recovery,
-                            struct error *error);
+enum error_code log_recover(const struct log_files *files, bool must_exist, struct log_index *index,
+                            struct log_recovery *recovery, struct error *error);
 /* Frees the array; closes the files first when `storage` is not NULL. */
 void log_recovery_free(struct log_recovery *recovery, const struct storage *storage);
 

@@ -16,6 +16,7 @@
 #include "base/list.h"
 #include "base/mem.h"
 #include "raft/log.h"
+#include "raft/log_files.h"
 #include "raft/log_format.h"
 #include "raft/log_index.h"
 #include "raft/log_read.h"
@@ -74,7 +75,7 @@ struct log {
     uv_loop_t *loop;
     const struct storage *storage;
     char *dir;
-    struct log_writer_options options;
+    struct log_files files;
     unsigned n_groups;
     struct log_index *index;
     struct segment_list segments; /* in use, oldest first */
@@ -376,10 +377,10 @@ bool log_has_space(const struct log *log) {
     }
     /* An eighth of the segment is for terms and votes; and one value of the default size that is
      * accepted now must not need the segment that is missing. */
-    uint64_t reserve = log->options.segment_size / 8;
+    uint64_t reserve = log->files.segment_size / 8;
     uint64_t largest = LIMIT_VALUE_SIZE_DEFAULT + 1 * MIB;
-    if (largest > log->options.segment_size / 2) {
-        largest = log->options.segment_size / 2;
+    if (largest > log->files.segment_size / 2) {
+        largest = log->files.segment_size / 2;
     }
     if (largest > reserve) {
         reserve = largest;
@@ -447,7 +448,7 @@ static struct read *read_new(struct log *log, unsigned group, unsigned n) {
     read->work.data = read;
     read->log = log;
     read->group = group;
-    log_read_batch_init(&read->batch, log->storage, log->options.identity, n);
+    log_read_batch_init(&read->batch, log->storage, log->files.identity, n);
     read->segments = mem_zalloc(n, sizeof *read->segments);
     return read;
 }
@@ -592,8 +593,8 @@ static bool relocation_is_due(const struct log *log) {
         return false;
     }
     uint64_t live = log_index_oldest_live_total(log->index);
-    uint64_t most = log->segments.n > RELOCATE_SEGMENTS_LATE ? log->options.segment_size / 2
-                                                             : log->options.segment_size / 8;
+    uint64_t most = log->segments.n > RELOCATE_SEGMENTS_LATE ? log->files.segment_size / 2
+                                                             : log->files.segment_size / 8;
     return live > 0 && log_index_oldest_live_bytes(log->index) <= most;
 }
 
@@ -671,54 +672,19 @@ struct job {
     bool failed;
 };
 
-static int job_recycle(struct job *job, const char *path) {
-    struct log *log = job->log;
-    const struct storage *storage = log->storage;
-    struct log_spare *spare = &job->spares[job->n_spares];
-    char to[PATH_MAX];
-    snprintf(spare->name, sizeof spare->name, "spare-%" PRIx32, job->next_spare++);
-    if (!log_path(to, log->dir, spare->name)) {
-        return -ENAMETOOLONG;
-    }
-    int result = storage->rename(storage->context, path, to);
-    if (result == 0) {
-        /* The old name must be gone for good before the header under it changes. */
-        result = storage->sync_dir(storage->context, log->dir);
-    }
-    if (result != 0) {
-        return result;
-    }
-    spare->file = storage->open(storage->context, to, STORAGE_OPEN);
-    if (spare->file < 0) {
-        storage->unlink(storage->context, to);
-        return 0; /* it is no segment any more, it merely could not become a spare */
-    }
-    job->n_spares++;
-    return 0;
-}
-
 static int job_retire(struct job *job, const struct segment *segment) {
-    struct log *log = job->log;
-    const struct storage *storage = log->storage;
-    char name[LOG_SEGMENT_NAME];
-    char path[PATH_MAX];
-    log_segment_name(segment->number, name);
-    if (!log_path(path, log->dir, name)) {
-        return -ENAMETOOLONG;
+    const struct log_files *files = &job->log->files;
+    if (segment->size != files->segment_size ||
+        job->have_spares + job->n_spares == LOG_SPARES_MAX) {
+        return log_file_retire(files, segment->number, NULL);
     }
-    int result;
-    if (segment->size == log->options.segment_size &&
-        job->have_spares + job->n_spares < LOG_SPARES_MAX) {
-        result = job_recycle(job, path);
-    } else {
-        result = storage->unlink(storage->context, path);
-        if (result == 0) {
-            /* Before the next segment goes: a crash must not leave a gap. */
-            result = storage->sync_dir(storage->context, log->dir);
-        }
+    struct log_spare *spare = &job->spares[job->n_spares];
+    log_spare_name(job->next_spare++, spare->name);
+    int result = log_file_retire(files, segment->number, spare);
+    if (result == 0 && spare->file >= 0) {
+        job->n_spares++;
     }
-    /* An earlier attempt got as far as taking the name away. */
-    return result == -ENOENT ? storage->sync_dir(storage->context, log->dir) : result;
+    return result;
 }
 
 static void job_work(uv_work_t *work) {
@@ -739,9 +705,9 @@ static void job_work(uv_work_t *work) {
         return;
     }
     struct log_spare *spare = &job->spares[0];
-    snprintf(spare->name, sizeof spare->name, "spare-%" PRIx32, job->next_spare++);
+    log_spare_name(job->next_spare++, spare->name);
     spare->file =
-        log_file_prepare(log->storage, log->dir, spare->name, log->options.segment_size, true);
+        log_file_prepare(log->storage, log->dir, spare->name, log->files.segment_size, true);
     if (spare->file < 0) {
         job->failed = true;
         return;
@@ -923,7 +889,7 @@ static void log_start_writer(struct log *log, const struct log_recovery *recover
         .segment_started = thread_segment_started,
         .completed = thread_completed,
     };
-    log->writer = log_writer_new(&log->options, &host, &recovery->tail, states);
+    log->writer = log_writer_new(&log->files, &host, &recovery->tail, states);
     log->room = log_writer_room(log->writer);
 }
 
@@ -946,7 +912,7 @@ static struct log *log_new(struct uv_loop_s *loop, const struct log_options *opt
     log->loop = loop;
     log->storage = options->storage != NULL ? options->storage : storage_posix();
     log->dir = mem_strdup(options->dir);
-    log->options = (struct log_writer_options){
+    log->files = (struct log_files){
         .storage = log->storage,
         .dir = log->dir,
         .identity = options->identity,
@@ -1014,7 +980,7 @@ enum error_code log_open(struct log **out, struct uv_loop_s *loop,
     }
     struct log *log = log_new(loop, options);
     struct log_recovery recovery;
-    code = log_recover(&log->options, options->must_exist, log->index, &recovery, error);
+    code = log_recover(&log->files, options->must_exist, log->index, &recovery, error);
     if (code != ERROR_NONE) {
         log_free(log);
         return code;

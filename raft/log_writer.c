@@ -19,9 +19,6 @@
 #define COPY_MAX (8 * KIB)
 /* The batch buffer is given back when a batch made it larger than this. */
 #define BUFFER_KEEP (4 * MIB)
-/* Interference of a background fill with the syncs of the log stays within so many bytes. */
-#define FILL_SYNC_EVERY (1 * MIB)
-
 /* A part of the batch: a stretch of the buffer, or a payload. */
 struct piece {
     const uint8_t *payload; /* NULL: in the buffer at `at` */
@@ -30,11 +27,7 @@ struct piece {
 };
 
 struct log_writer {
-    const struct storage *storage;
-    char *dir;
-    uint64_t identity;
-    uint64_t segment_size;
-    unsigned n_groups;
+    struct log_files files;
     struct log_writer_host host;
     struct log_tail tail;
     uint32_t seed;
@@ -109,95 +102,18 @@ void log_op_list_move(struct log_op_list *to, struct log_op_list *from) {
     log_op_list_init(from);
 }
 
-bool log_path(char *out, const char *dir, const char *name) {
-    int size = snprintf(out, PATH_MAX, "%s/%s", dir, name);
-    return size > 0 && size < PATH_MAX;
-}
-
-int log_file_prepare(const struct storage *storage, const char *dir, const char *name,
-                     uint64_t size, bool fill) {
-    char path[PATH_MAX];
-    char final_path[PATH_MAX];
-    char unfinished[LOG_SPARE_NAME + 4];
-    snprintf(unfinished, sizeof unfinished, "%s.tmp", name);
-    if (!log_path(path, dir, unfinished) || !log_path(final_path, dir, name)) {
-        return -ENAMETOOLONG;
-    }
-    int file = storage->open(storage->context, path, STORAGE_CREATE);
-    if (file < 0) {
-        return file;
-    }
-    int result = storage->allocate(storage->context, file, size);
-    if (result == -EOPNOTSUPP || result == -ENOSYS) {
-        result = 0;
-        fill = true;
-    }
-    /* Writing zeros costs now what every sync into merely reserved blocks would cost later: the
-     * file system has to note that the block is in use. */
-    if (result == 0 && fill) {
-        result = storage_zero(storage, file, 0, size, FILL_SYNC_EVERY);
-    }
-    if (result == 0) {
-        result = storage->sync(storage->context, file);
-    }
-    if (result == 0) {
-        result = storage->rename(storage->context, path, final_path);
-    }
-    if (result != 0) {
-        storage->close(storage->context, file);
-        storage->unlink(storage->context, path);
-        return result;
-    }
-    return file;
-}
-
-int log_file_activate(const struct log_writer_options *options, const struct log_spare *spare,
-                      uint64_t number, uint64_t base_sequence, uint64_t size) {
-    const struct storage *storage = options->storage;
-    char name[LOG_SEGMENT_NAME];
-    char from[PATH_MAX];
-    char to[PATH_MAX];
-    log_segment_name(number, name);
-    if (!log_path(from, options->dir, spare->name) || !log_path(to, options->dir, name)) {
-        return -ENAMETOOLONG;
-    }
-    const struct log_segment_header header = {
-        .number = number,
-        .identity = options->identity,
-        .base_sequence = base_sequence,
-        .size = size,
-        .n_groups = options->n_groups,
-    };
-    uint8_t block[LOG_BLOCK];
-    log_segment_header_encode(&header, block);
-    int result = storage_write(storage, spare->file, block, sizeof block, 0);
-    if (result == 0) {
-        result = storage->sync(storage->context, spare->file);
-    }
-    if (result == 0) {
-        result = storage->rename(storage->context, from, to);
-    }
-    if (result == 0) {
-        result = storage->sync_dir(storage->context, options->dir);
-    }
-    return result;
-}
-
-struct log_writer *log_writer_new(const struct log_writer_options *options,
-                                  const struct log_writer_host *host, const struct log_tail *tail,
+struct log_writer *log_writer_new(const struct log_files *files, const struct log_writer_host *host,
+                                  const struct log_tail *tail,
                                   const struct log_group_state *states) {
-    ASSERT(options->n_groups > 0 && options->n_groups <= LIMIT_SHARDS);
+    ASSERT(files->n_groups > 0 && files->n_groups <= LIMIT_SHARDS);
     ASSERT(tail->offset >= LOG_BLOCK && tail->offset <= tail->size);
     struct log_writer *writer = mem_zalloc(1, sizeof *writer);
-    writer->storage = options->storage;
-    writer->dir = mem_strdup(options->dir);
-    writer->identity = options->identity;
-    writer->segment_size = options->segment_size;
-    writer->n_groups = options->n_groups;
+    writer->files = *files;
+    writer->files.dir = mem_strdup(files->dir);
     writer->host = *host;
     writer->tail = *tail;
-    writer->seed = log_record_seed(options->identity, tail->number);
-    memcpy(writer->states, states, options->n_groups * sizeof *states);
+    writer->seed = log_record_seed(files->identity, tail->number);
+    memcpy(writer->states, states, files->n_groups * sizeof *states);
     return writer;
 }
 
@@ -205,18 +121,8 @@ void log_writer_free(struct log_writer *writer) {
     buffer_free(&writer->buffer);
     mem_free(writer->pieces);
     mem_free(writer->vectors);
-    mem_free(writer->dir);
+    mem_free((void *)(uintptr_t)writer->files.dir);
     mem_free(writer);
-}
-
-static struct log_writer_options writer_options(const struct log_writer *writer) {
-    return (struct log_writer_options){
-        .storage = writer->storage,
-        .dir = writer->dir,
-        .identity = writer->identity,
-        .segment_size = writer->segment_size,
-        .n_groups = writer->n_groups,
-    };
 }
 
 static struct piece *piece_add(struct log_writer *writer) {
@@ -295,9 +201,9 @@ static void batch_add(struct log_writer *writer, struct log_record record, struc
 
 static void batch_add_state(struct log_writer *writer) {
     uint8_t payload[LIMIT_SHARDS * LOG_STATE_SIZE];
-    log_state_encode(writer->states, writer->n_groups, payload);
+    log_state_encode(writer->states, writer->files.n_groups, payload);
     batch_add(writer, (struct log_record){.type = LOG_RECORD_STATE},
-              slice_make(payload, (size_t)writer->n_groups * LOG_STATE_SIZE));
+              slice_make(payload, (size_t)writer->files.n_groups * LOG_STATE_SIZE));
 }
 
 static uint64_t now_ns(void) {
@@ -345,20 +251,20 @@ static void batch_commit(struct log_writer *writer) {
 
     int n = batch_vectors(writer);
     int result =
-        storage_write_pieces(writer->storage, tail->file, writer->vectors, n, tail->offset);
+        storage_write_pieces(writer->files.storage, tail->file, writer->vectors, n, tail->offset);
     if (result != 0) {
         assert_fatal(
             "cannot write to log segment %016" PRIx32 ".seg in %s: %s; what is on disk is "
             "unknown, the process stops and recovers from the log when it is started again",
-            tail->number, writer->dir, strerror(-result));
+            tail->number, writer->files.dir, strerror(-result));
     }
     uint64_t started_ns = now_ns();
-    result = writer->storage->sync(writer->storage->context, tail->file);
+    result = writer->files.storage->sync(writer->files.storage->context, tail->file);
     if (result != 0) {
         assert_fatal(
             "cannot sync log segment %016" PRIx32 ".seg in %s: %s; what is on disk is "
             "unknown, the process stops and recovers from the log when it is started again",
-            tail->number, writer->dir, strerror(-result));
+            tail->number, writer->files.dir, strerror(-result));
     }
     count_sync(writer, started_ns);
     writer->stats.batches++;
@@ -369,33 +275,35 @@ static void batch_commit(struct log_writer *writer) {
 
 /* Goes on in a new segment that has room for a record with this payload. */
 static void segment_switch(struct log_writer *writer, uint64_t payload_size) {
-    struct log_writer_options options = writer_options(writer);
-    uint64_t needed = LOG_BLOCK + log_record_size((uint64_t)writer->n_groups * LOG_STATE_SIZE) +
+    uint64_t needed = LOG_BLOCK +
+                      log_record_size((uint64_t)writer->files.n_groups * LOG_STATE_SIZE) +
                       log_record_size(payload_size);
-    uint64_t size = writer->segment_size;
+    uint64_t size = writer->files.segment_size;
     if (needed > size) {
         size = log_round_up(needed);
     }
     uint32_t number = writer->tail.number + 1;
     ASSERT(number != 0);
     struct log_spare spare;
-    if (size != writer->segment_size || !writer->host.take_spare(writer->host.context, &spare)) {
+    if (size != writer->files.segment_size ||
+        !writer->host.take_spare(writer->host.context, &spare)) {
         snprintf(spare.name, sizeof spare.name, "next-%" PRIx32, number);
-        spare.file = log_file_prepare(writer->storage, writer->dir, spare.name, size, false);
+        spare.file =
+            log_file_prepare(writer->files.storage, writer->files.dir, spare.name, size, false);
     }
-    int result = spare.file < 0
-                     ? spare.file
-                     : log_file_activate(&options, &spare, number, writer->tail.sequence, size);
+    int result = spare.file < 0 ? spare.file
+                                : log_file_activate(&writer->files, &spare, number,
+                                                    writer->tail.sequence, size);
     if (result != 0) {
         assert_fatal("cannot start log segment %016" PRIx32 ".seg of %" PRIu64 " bytes in %s: %s; "
                      "the process cannot go on without it: free space on that disk and start again",
-                     number, size, writer->dir, strerror(-result));
+                     number, size, writer->files.dir, strerror(-result));
     }
     writer->tail.number = number;
     writer->tail.file = spare.file;
     writer->tail.size = size;
     writer->tail.offset = LOG_BLOCK;
-    writer->seed = log_record_seed(writer->identity, number);
+    writer->seed = log_record_seed(writer->files.identity, number);
     writer->host.segment_started(writer->host.context, number, spare.file, size);
 }
 

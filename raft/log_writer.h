@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "raft/log.h"
+#include "raft/log_files.h"
 #include "raft/log_index.h"
 #include "raft/storage.h"
 
@@ -63,14 +64,6 @@ struct log_op *log_op_list_pop(struct log_op_list *list);
 /* Moves everything in `from` to the end of `to`. */
 void log_op_list_move(struct log_op_list *to, struct log_op_list *from);
 
-enum { LOG_SPARE_NAME = 32 };
-
-/* A prepared file of the usual size, whatever its content. */
-struct log_spare {
-    int file;
-    char name[LOG_SPARE_NAME]; /* within the log's directory */
-};
-
 struct log_writer_stats {
     uint64_t syncs;
     uint64_t batches;
@@ -89,14 +82,6 @@ struct log_writer_host {
     void (*completed)(void *context, struct log_op_list *ops);
 };
 
-struct log_writer_options {
-    const struct storage *storage;
-    const char *dir;
-    uint64_t identity;
-    uint64_t segment_size;
-    unsigned n_groups;
-};
-
 /* Where writing goes on. */
 struct log_tail {
     uint32_t number;
@@ -110,8 +95,8 @@ struct log_tail {
 struct log_writer;
 
 /* Copies `dir` and the states of the groups (n_groups of them). */
-struct log_writer *log_writer_new(const struct log_writer_options *options,
-                                  const struct log_writer_host *host, const struct log_tail *tail,
+struct log_writer *log_writer_new(const struct log_files *files, const struct log_writer_host *host,
+                                  const struct log_tail *tail,
                                   const struct log_group_state *states);
 void log_writer_free(struct log_writer *writer);
 
@@ -125,16 +110,5 @@ uint64_t log_writer_room(const struct log_writer *writer);
 struct log_writer_stats log_writer_stats(const struct log_writer *writer);
 /* Forgets the longest sync. */
 void log_writer_stats_reset_max(struct log_writer *writer);
-
-/* Creates an empty file of `size` bytes, zero-filled when `fill`, under `name`. On failure nothing
- * is left behind. The file handle, or -errno. */
-int log_file_prepare(const struct storage *storage, const char *dir, const char *name,
-                     uint64_t size, bool fill);
-/* Turns a prepared file into segment `number`: its header is durable before its name is. 0 or
- * -errno; on failure the caller still owns the file. */
-int log_file_activate(const struct log_writer_options *options, const struct log_spare *spare,
-                      uint64_t number, uint64_t base_sequence, uint64_t size);
-/* `out` has room for PATH_MAX bytes; false when the path is too long. */
-bool log_path(char *out, const char *dir, const char *name);
 
 #endif
