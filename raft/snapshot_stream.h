@@ -8,7 +8,9 @@
  * dropped message, a lost link or silence longer than SNAPSHOT_STALL_MS ends the stream with an
  * error on both sides, and the staged file is removed. The next attempt starts anew.
  *
- * Threads: loop thread only. */
+ * Threads: loop thread only. Callbacks run from the loop, never inside a function of this header,
+ * except on_offer, which runs inside snapshot_streams_receive(). Every callback may call any function
+ * of this header. Messages and checksums are drawn in raft/snapshot_message.h. */
 #ifndef RAFT_SNAPSHOT_STREAM_H
 #define RAFT_SNAPSHOT_STREAM_H
 
@@ -33,7 +35,8 @@ struct snapshot_info {
 
 struct snapshot_callbacks {
     void *data;
-    /* A peer offers a snapshot. Fill `path` (of `path_size` bytes) with where to stage it and return
+    /* A peer offers a snapshot. At most one per group is received at a time; a newer offer of the
+     * same node, or of a leader of a higher term, ends the older one first. Fill `path` (of `path_size` bytes) with where to stage it and return
      * true, or return false to decline. */
     bool (*on_offer)(void *data, uint64_t from, uint16_t group, const struct snapshot_info *info,
                      char *path, size_t path_size);
@@ -56,12 +59,15 @@ struct snapshot_progress {
 
 struct snapshot_streams *snapshot_streams_new(struct uv_loop_s *loop, struct peers *peers,
                                               const struct snapshot_callbacks *callbacks);
-/* Ends all streams; `closed` runs on the loop when no file operation is left. */
+/* Ends all streams without a further callback and removes what is staged; `closed` runs on the loop
+ * when no file operation is left. `peers` is not used any more. */
 void snapshot_streams_close(struct snapshot_streams *streams, void (*closed)(void *data),
                             void *data);
 
-/* Starts sending `path`. One stream per (peer, group): false when one is running already. The end,
- * good or bad, is reported once through on_sent. */
+/* Starts sending `path`; path and info are copied. One stream per (peer, group): false when one is
+ * running already, which it does until on_sent was called. The end, good or bad, is reported once
+ * through on_sent: ERROR_NOSPACE when the peer's disk is full, ERROR_BUSY when it declined,
+ * ERROR_IO when the link was lost or the peer fell silent. */
 bool snapshot_streams_send(struct snapshot_streams *streams, uint64_t to, uint16_t group,
                            const char *path, const struct snapshot_info *info);
 /* Ends a running stream of ours with ERROR_STALE, for example because leadership was lost. */
@@ -69,12 +75,13 @@ void snapshot_streams_cancel(struct snapshot_streams *streams, uint64_t to, uint
 bool snapshot_streams_is_sending(const struct snapshot_streams *streams, uint64_t to,
                                  uint16_t group);
 
-/* A message of this layer's types arrived. */
+/* A message of this layer's types arrived; takes over its attachments. */
 void snapshot_streams_receive(struct snapshot_streams *streams, uint64_t from,
                               struct peer_message *message);
 /* The incoming or outgoing link of a peer went down: its streams end. */
 void snapshot_streams_link_lost(struct snapshot_streams *streams, uint64_t node);
 
+/* Of all streams of the group together. */
 struct snapshot_progress snapshot_streams_progress(const struct snapshot_streams *streams,
                                                    uint16_t group);
 
