@@ -11,7 +11,9 @@
 
 enum {
     APPLICATION_ID = 0x494b5653, /* "IKVS", invoke-kv shard */
-    FORMAT_VERSION = 1
+    FORMAT_VERSION = 1,
+    PAGE_SIZE = 4096,
+    WAL_FRAME_HEADER = 24
 };
 
 /* Small values stand inline in kv, larger ones in `large`; docs/state-machine.md has the reasons.
@@ -146,7 +148,8 @@ static enum error_code configure_connection(struct database *database,
                                             "PRAGMA foreign_keys = OFF;"
                                             "PRAGMA trusted_schema = OFF;"
                                             "PRAGMA cell_size_check = ON;"
-                                            "PRAGMA synchronous = NORMAL;",
+                                            "PRAGMA synchronous = NORMAL;"
+                                            "PRAGMA journal_size_limit = 67108864;",
                                             error);
     return code != ERROR_NONE ? code : database_execute(database, cache, error);
 }
@@ -182,12 +185,34 @@ static enum error_code check_format(struct database *database, bool *is_new, str
     return ERROR_NONE;
 }
 
+static uint64_t size_of_file(const struct database *database, int which) {
+    sqlite3_file *file = NULL;
+    sqlite3_int64 size = 0;
+    int rc = sqlite3_file_control(database->handle, "main", which, &file);
+    if (rc != SQLITE_OK || file == NULL || file->pMethods == NULL ||
+        file->pMethods->xFileSize(file, &size) != SQLITE_OK) {
+        return 0;
+    }
+    return (uint64_t)size;
+}
+
+static int note_wal_size(void *context, sqlite3 *handle, const char *name, int frames) {
+    (void)handle;
+    (void)name;
+    struct database *database = context;
+    database->wal_bytes = (uint64_t)frames * (PAGE_SIZE + WAL_FRAME_HEADER);
+    return SQLITE_OK;
+}
+
+/* SQLite's own hook would checkpoint every thousand pages, at a time of its choosing. */
 static enum error_code enter_wal_mode(struct database *database, struct error *error) {
     enum error_code code = database_execute(database, "PRAGMA journal_mode = WAL", error);
     if (code != ERROR_NONE) {
         return code;
     }
-    return database_execute(database, "PRAGMA wal_autocheckpoint = 0", error);
+    (void)sqlite3_wal_hook(database->handle, note_wal_size, database);
+    database->wal_bytes = size_of_file(database, SQLITE_FCNTL_JOURNAL_POINTER);
+    return ERROR_NONE;
 }
 
 enum error_code database_open(struct database *database, const struct database_options *options,
@@ -357,12 +382,13 @@ void database_rollback(struct database *database) {
 
 enum error_code database_checkpoint(struct database *database, struct error *error) {
     int rc =
-        sqlite3_wal_checkpoint_v2(database->handle, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+        sqlite3_wal_checkpoint_v2(database->handle, "main", SQLITE_CHECKPOINT_RESTART, NULL, NULL);
     if (rc != SQLITE_OK) {
         enum error_code code = database_error(database, rc, error);
         error_wrap(error, "checkpoint");
         return code;
     }
+    database->wal_bytes = 0;
     return ERROR_NONE;
 }
 
@@ -383,21 +409,6 @@ enum error_code database_check_pages(struct database *database, struct error *er
     return code;
 }
 
-static uint64_t size_of_file(const struct database *database, int which) {
-    sqlite3_file *file = NULL;
-    sqlite3_int64 size = 0;
-    int rc = sqlite3_file_control(database->handle, "main", which, &file);
-    if (rc != SQLITE_OK || file == NULL || file->pMethods == NULL ||
-        file->pMethods->xFileSize(file, &size) != SQLITE_OK) {
-        return 0;
-    }
-    return (uint64_t)size;
-}
-
 uint64_t database_file_bytes(const struct database *database) {
     return size_of_file(database, SQLITE_FCNTL_FILE_POINTER);
-}
-
-uint64_t database_wal_bytes(const struct database *database) {
-    return size_of_file(database, SQLITE_FCNTL_JOURNAL_POINTER);
 }

@@ -71,10 +71,12 @@ enum statement {
         STATEMENT_COUNT
 };
 
+/* Stays where it is from database_open() to database_close(). */
 struct database {
     sqlite3 *handle;
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;
+    uint64_t wal_bytes; /* written to the WAL since the last checkpoint */
 };
 
 struct database_options {
@@ -121,12 +123,11 @@ struct slice database_bytes(const struct database *database, enum statement stat
 /* Ends the transaction without effect, also when SQLite has already done so. */
 void database_rollback(struct database *database);
 
-/* Moves the whole WAL into the file, syncs it and empties the WAL. */
+/* Moves the whole WAL into the file and syncs it; the next transaction starts the WAL anew. */
 enum error_code database_checkpoint(struct database *database, struct error *error);
 /* Walks every page: ERROR_CORRUPT when the file's structure is damaged. */
 enum error_code database_check_pages(struct database *database, struct error *error);
 uint64_t database_file_bytes(const struct database *database);
-uint64_t database_wal_bytes(const struct database *database);
 
 /* Error of SQLite's result code `rc`. A failed fsync does not return: what the kernel has then
  * dropped is unknown, and a later fsync would claim success. */

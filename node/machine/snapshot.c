@@ -18,7 +18,7 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
 }
 
 uint64_t machine_wal_bytes(const struct machine *machine) {
-    return database_wal_bytes(&machine->database);
+    return machine->database.wal_bytes;
 }
 
 enum error_code machine_snapshot_hold(struct machine *machine, struct machine_snapshot *snapshot,
