@@ -1,0 +1,306 @@
+/* Encoding and checked decoding of commands, batches and results. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/limits.h"
+#include "base/mem.h"
+#include "node/machine/command.h"
+
+static struct error error;
+
+static struct buffer encode(const struct command *command, const struct slice *args,
+                            uint32_t n_args) {
+    struct buffer out = {0};
+    command_encode(&out, command, args, n_args);
+    return out;
+}
+
+static enum error_code decode_once(const struct command *command, const struct slice *args,
+                                   uint32_t n_args) {
+    struct buffer bytes = encode(command, args, n_args);
+    struct command decoded;
+    enum error_code code = command_decode(buffer_slice(&bytes), &decoded, &error);
+    buffer_free(&bytes);
+    return code;
+}
+
+static void test_set_survives_the_round_trip(void **state) {
+    (void)state;
+    struct command command = {.kind = COMMAND_SET,
+                              .flags = COMMAND_FLAG_XX | COMMAND_FLAG_GET,
+                              .expiry_mode = COMMAND_EXPIRY_AT,
+                              .expiry_ms = UINT64_C(0x0102030405060708),
+                              .project = slice_of("shop")};
+    struct slice args[] = {slice_of("key"), slice_make("v\0w", 3)};
+    struct buffer bytes = encode(&command, args, 2);
+    struct command decoded;
+    assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_NONE);
+    assert_int_equal(decoded.kind, COMMAND_SET);
+    assert_int_equal(decoded.flags, command.flags);
+    assert_int_equal(decoded.expiry_mode, COMMAND_EXPIRY_AT);
+    assert_true(decoded.expiry_ms == command.expiry_ms);
+    assert_true(slice_equal(decoded.project, command.project));
+    assert_int_equal(decoded.n_args, 2);
+    struct reader reader = reader_make(decoded.args);
+    assert_true(slice_equal(command_next_arg(&reader), args[0]));
+    assert_true(slice_equal(command_next_arg(&reader), args[1]));
+    assert_true(reader_done(&reader));
+    buffer_free(&bytes);
+}
+
+/* Every kind with what it takes, and that it is refused with one argument more or less. */
+static void test_each_kind_takes_its_arguments(void **state) {
+    (void)state;
+    static const struct {
+        enum command_kind kind;
+        bool is_write;
+        uint32_t least;
+        uint32_t most; /* 3: any number */
+    } kinds[] = {
+        {COMMAND_SET, true, 2, 2},   {COMMAND_DELETE, true, 1, 3},  {COMMAND_CLEAR, true, 0, 0},
+        {COMMAND_FENCE, true, 0, 0}, {COMMAND_GET, false, 1, 1},    {COMMAND_EXISTS, false, 1, 3},
+        {COMMAND_PTTL, false, 1, 1}, {COMMAND_DBSIZE, false, 0, 0}, {COMMAND_USAGE, false, 0, 0},
+    };
+    struct slice args[] = {slice_of("a"), slice_of("b"), slice_of("c")};
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        struct command command = {.kind = kinds[i].kind, .project = slice_of("p")};
+        assert_int_equal(command_is_write(kinds[i].kind), kinds[i].is_write);
+        for (uint32_t n = 0; n <= 3; n++) {
+            enum error_code expected =
+                n >= kinds[i].least && n <= kinds[i].most ? ERROR_NONE : ERROR_INVALID;
+            assert_int_equal(decode_once(&command, args, n), expected);
+        }
+    }
+    assert_false(command_is_write((enum command_kind)99));
+}
+
+static void test_flags_and_expiry_are_checked(void **state) {
+    (void)state;
+    struct slice args[] = {slice_of("k"), slice_of("v")};
+    const struct command good = {.kind = COMMAND_SET, .project = slice_of("p")};
+    struct command command = good;
+    command.flags = COMMAND_FLAG_NX | COMMAND_FLAG_GET | COMMAND_FLAG_KEEPTTL;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
+    command.flags = COMMAND_FLAG_NX | COMMAND_FLAG_XX;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command.flags = COMMAND_FLAG_ROUND_S;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command = good;
+    command.expiry_ms = 5;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command.expiry_mode = COMMAND_EXPIRY_AFTER;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
+    command.flags = COMMAND_FLAG_KEEPTTL;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command = good;
+    command.expiry_mode = (enum command_expiry)3;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command = (struct command){
+        .kind = COMMAND_PTTL, .flags = COMMAND_FLAG_ROUND_S, .project = slice_of("p")};
+    assert_int_equal(decode_once(&command, args, 1), ERROR_NONE);
+    command.expiry_mode = COMMAND_EXPIRY_AT;
+    assert_int_equal(decode_once(&command, args, 1), ERROR_INVALID);
+    command = (struct command){.kind = (enum command_kind)5, .project = slice_of("p")};
+    assert_int_equal(decode_once(&command, NULL, 0), ERROR_INVALID);
+}
+
+static void test_sizes_are_limited(void **state) {
+    (void)state;
+    size_t big = (size_t)LIMIT_VALUE_SIZE_MAX + 1;
+    uint8_t *bytes = mem_zalloc(big, 1);
+    struct command command = {.kind = COMMAND_SET, .project = slice_of("p")};
+    struct slice args[] = {slice_make(bytes, LIMIT_KEY_SIZE),
+                           slice_make(bytes, LIMIT_VALUE_SIZE_MAX)};
+    assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
+    args[1].size = big;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_TOOBIG);
+    args[1].size = 0;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
+    args[0].size = LIMIT_KEY_SIZE + 1;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_TOOBIG);
+    args[0].size = 0;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    args[0].size = 1;
+    command.project = slice_make(bytes, LIMIT_PROJECT_NAME);
+    assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
+    command.project.size++;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_TOOBIG);
+    command.project.size = 0;
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command.kind = COMMAND_FENCE;
+    assert_int_equal(decode_once(&command, NULL, 0), ERROR_NONE);
+    mem_free(bytes);
+}
+
+static void test_a_cut_command_does_not_decode(void **state) {
+    (void)state;
+    struct command command = {.kind = COMMAND_SET, .project = slice_of("shop")};
+    struct slice args[] = {slice_of("key"), slice_of("value")};
+    struct buffer bytes = encode(&command, args, 2);
+    struct command decoded;
+    for (size_t size = 0; size < bytes.size; size++) {
+        /* A copy of its exact size, so that reading past it shows under the address sanitizer. */
+        uint8_t *cut = mem_dup(bytes.data, size);
+        assert_int_equal(command_decode(slice_make(cut, size), &decoded, &error), ERROR_INVALID);
+        mem_free(cut);
+    }
+    buffer_put_u8(&bytes, 0);
+    assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_INVALID);
+    buffer_free(&bytes);
+}
+
+static struct buffer make_batch(void) {
+    struct buffer batch = {0};
+    command_batch_begin(&batch, 1234, 5678);
+    struct command command = {.kind = COMMAND_DELETE, .project = slice_of("p")};
+    struct slice key = slice_of("key");
+    for (uint64_t i = 0; i < 3; i++) {
+        struct buffer bytes = encode(&command, &key, 1);
+        command_batch_add(&batch, (struct command_origin){(uint32_t)i, 10 + i, 20 + i},
+                          buffer_slice(&bytes));
+        buffer_free(&bytes);
+    }
+    return batch;
+}
+
+static void test_batch_survives_the_round_trip(void **state) {
+    (void)state;
+    struct buffer bytes = make_batch();
+    struct command_batch batch;
+    assert_int_equal(command_batch_decode(buffer_slice(&bytes), &batch, &error), ERROR_NONE);
+    assert_true(batch.time_ms == 1234 && batch.default_quota == 5678 && batch.count == 3);
+    struct command_origin origin;
+    struct command command;
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_int_equal(command_batch_next(&batch, &origin, &command, &error), ERROR_NONE);
+        assert_true(origin.node == i && origin.boot == 10 + i && origin.sequence == 20 + i);
+        assert_int_equal(command.kind, COMMAND_DELETE);
+    }
+    assert_true(reader_done(&batch.rest));
+    assert_int_equal(command_batch_next(&batch, &origin, &command, &error), ERROR_CORRUPT);
+    buffer_free(&bytes);
+}
+
+static void test_a_tick_is_a_batch_without_commands(void **state) {
+    (void)state;
+    struct buffer bytes = {0};
+    command_batch_begin(&bytes, 9, 0);
+    assert_int_equal(bytes.size, COMMAND_BATCH_HEADER_SIZE);
+    struct command_batch batch;
+    assert_int_equal(command_batch_decode(buffer_slice(&bytes), &batch, &error), ERROR_NONE);
+    assert_int_equal(batch.count, 0);
+    buffer_free(&bytes);
+}
+
+static void test_a_damaged_batch_does_not_decode(void **state) {
+    (void)state;
+    struct buffer bytes = make_batch();
+    struct command_batch batch;
+    for (size_t size = 0; size < bytes.size; size++) {
+        uint8_t *cut = mem_dup(bytes.data, size);
+        assert_int_equal(command_batch_decode(slice_make(cut, size), &batch, &error),
+                         ERROR_CORRUPT);
+        mem_free(cut);
+    }
+    bytes.data[0] = 2;
+    assert_int_equal(command_batch_decode(buffer_slice(&bytes), &batch, &error), ERROR_CORRUPT);
+    bytes.data[0] = 1;
+    bytes_put_u64(bytes.data + 1, UINT64_MAX);
+    assert_int_equal(command_batch_decode(buffer_slice(&bytes), &batch, &error), ERROR_CORRUPT);
+    bytes_put_u64(bytes.data + 1, 1);
+    bytes.data[COMMAND_BATCH_HEADER_SIZE + COMMAND_FRAME_SIZE] =
+        200; /* kind of the first command */
+    assert_int_equal(command_batch_decode(buffer_slice(&bytes), &batch, &error), ERROR_NONE);
+    struct command_origin origin;
+    struct command command;
+    assert_int_equal(command_batch_next(&batch, &origin, &command, &error), ERROR_CORRUPT);
+    buffer_free(&bytes);
+}
+
+static void assert_result_survives(const struct result *result) {
+    struct buffer bytes = {0};
+    result_encode(&bytes, result);
+    struct result decoded;
+    assert_int_equal(result_decode(buffer_slice(&bytes), &decoded, &error), ERROR_NONE);
+    assert_int_equal(decoded.kind, result->kind);
+    assert_int_equal(decoded.code, result->code);
+    assert_true(decoded.integer == result->integer);
+    assert_true(slice_equal(buffer_slice(&decoded.data), buffer_slice(&result->data)));
+    result_free(&decoded);
+    for (size_t size = 0; size < bytes.size; size++) {
+        uint8_t *cut = mem_dup(bytes.data, size);
+        assert_int_not_equal(result_decode(slice_make(cut, size), &decoded, &error), ERROR_NONE);
+        mem_free(cut);
+    }
+    buffer_free(&bytes);
+}
+
+static void test_results_survive_the_round_trip(void **state) {
+    (void)state;
+    struct result result = {.kind = RESULT_OK};
+    assert_result_survives(&result);
+    result.kind = RESULT_NIL;
+    assert_result_survives(&result);
+    result = (struct result){.kind = RESULT_INTEGER, .integer = INT64_MIN};
+    assert_result_survives(&result);
+    result = (struct result){.kind = RESULT_BULK};
+    assert_result_survives(&result);
+    buffer_append(&result.data, "12345678", 8);
+    assert_result_survives(&result);
+    result.kind = RESULT_INTEGERS;
+    assert_result_survives(&result);
+    result_set_error(&result, ERROR_QUOTA, "%d of %d", 3, 2);
+    assert_true(slice_equal(buffer_slice(&result.data), slice_of("3 of 2")));
+    assert_result_survives(&result);
+    result_free(&result);
+}
+
+static void test_malformed_results_do_not_decode(void **state) {
+    (void)state;
+    const struct result malformed[] = {
+        {.kind = (enum result_kind)6},
+        {.kind = RESULT_OK, .code = ERROR_IO},
+        {.kind = RESULT_ERROR},
+        {.kind = RESULT_ERROR, .code = (enum error_code)200},
+        {.kind = RESULT_NIL, .integer = 1},
+        {.kind = RESULT_INTEGERS, .data = {(uint8_t *)"1234567", 7, 7}},
+        {.kind = RESULT_OK, .data = {(uint8_t *)"1", 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof(malformed) / sizeof(malformed[0]); i++) {
+        struct buffer bytes = {0};
+        result_encode(&bytes, &malformed[i]);
+        struct result decoded;
+        assert_int_equal(result_decode(buffer_slice(&bytes), &decoded, &error), ERROR_INVALID);
+        assert_null(decoded.data.data);
+        buffer_free(&bytes);
+    }
+}
+
+static void test_a_long_error_message_is_cut(void **state) {
+    (void)state;
+    struct result result = {0};
+    result_set_error(&result, ERROR_IO, "%1000d", 1);
+    assert_int_equal(result.data.size, ERROR_MESSAGE_SIZE - 1);
+    result_free(&result);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_set_survives_the_round_trip),
+        cmocka_unit_test(test_each_kind_takes_its_arguments),
+        cmocka_unit_test(test_flags_and_expiry_are_checked),
+        cmocka_unit_test(test_sizes_are_limited),
+        cmocka_unit_test(test_a_cut_command_does_not_decode),
+        cmocka_unit_test(test_batch_survives_the_round_trip),
+        cmocka_unit_test(test_a_tick_is_a_batch_without_commands),
+        cmocka_unit_test(test_a_damaged_batch_does_not_decode),
+        cmocka_unit_test(test_results_survive_the_round_trip),
+        cmocka_unit_test(test_malformed_results_do_not_decode),
+        cmocka_unit_test(test_a_long_error_message_is_cut),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
