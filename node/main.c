@@ -1,0 +1,190 @@
+/* invoke-kvd: command line, signals, and the loop. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "base/mem.h"
+#include "node/config.h"
+#include "node/logging.h"
+#include "node/server.h"
+
+enum { EXIT_USAGE = 64, EXIT_CANNOT_START = 1, MAX_OVERRIDES = 64 };
+
+struct arguments {
+    const char *config_path;
+    const char *single_dir;
+    const char *overrides[MAX_OVERRIDES];
+    unsigned n_overrides;
+    bool check_only;
+};
+
+static void print_usage(FILE *to) {
+    fputs("Usage: invoke-kvd --config FILE [--set KEY=VALUE]...\n"
+          "       invoke-kvd --single DIR [--set KEY=VALUE]...\n"
+          "\n"
+          "One node of an invoke-kv cluster, or a cluster of one. Clients speak RESP: try\n"
+          "  redis-cli -p 7101 set greeting hello\n"
+          "\n"
+          "  --config FILE     read the configuration: `key = value` lines, # comments\n"
+          "  --single DIR      one node with its data in DIR, clients on 127.0.0.1:7101\n"
+          "  --set KEY=VALUE   override one key; may be repeated\n"
+          "  --check-config    check the configuration, say what is wrong, and end\n"
+          "  --help-config     list every key with its range, default and purpose\n"
+          "  --version         print the version\n"
+          "  --help            print this\n"
+          "\n"
+          "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
+          "Exit status: 0 stopped, 1 could not start, 64 wrong usage.\n",
+          to);
+}
+
+static void print_config_help(void) {
+    struct buffer text = {0};
+    config_describe(&text);
+    fwrite(text.data, 1, text.size, stdout);
+    buffer_free(&text);
+}
+
+/* Returns -1 to go on, or the exit status. */
+static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
+    enum {
+        OPT_CONFIG = 256,
+        OPT_SINGLE,
+        OPT_SET,
+        OPT_CHECK,
+        OPT_HELP_CONFIG,
+        OPT_VERSION,
+        OPT_HELP
+    };
+    static const struct option options[] = {{"config", required_argument, NULL, OPT_CONFIG},
+                                            {"single", required_argument, NULL, OPT_SINGLE},
+                                            {"set", required_argument, NULL, OPT_SET},
+                                            {"check-config", no_argument, NULL, OPT_CHECK},
+                                            {"help-config", no_argument, NULL, OPT_HELP_CONFIG},
+                                            {"version", no_argument, NULL, OPT_VERSION},
+                                            {"help", no_argument, NULL, OPT_HELP},
+                                            {NULL, 0, NULL, 0}};
+    int option;
+    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        switch (option) {
+        case OPT_CONFIG:
+            arguments->config_path = optarg;
+            break;
+        case OPT_SINGLE:
+            arguments->single_dir = optarg;
+            break;
+        case OPT_SET:
+            if (arguments->n_overrides == MAX_OVERRIDES) {
+                fprintf(stderr, "invoke-kvd: more than %d --set options\n", MAX_OVERRIDES);
+                return EXIT_USAGE;
+            }
+            arguments->overrides[arguments->n_overrides++] = optarg;
+            break;
+        case OPT_CHECK:
+            arguments->check_only = true;
+            break;
+        case OPT_HELP_CONFIG:
+            print_config_help();
+            return EXIT_SUCCESS;
+        case OPT_VERSION:
+            printf("invoke-kvd %s\n", IKV_VERSION);
+            return EXIT_SUCCESS;
+        case 'h':
+        case OPT_HELP:
+            print_usage(stdout);
+            return EXIT_SUCCESS;
+        default:
+            fputs("Try 'invoke-kvd --help'.\n", stderr);
+            return EXIT_USAGE;
+        }
+    }
+    bool one_source = (arguments->config_path != NULL) != (arguments->single_dir != NULL);
+    if (!one_source || optind != argc) {
+        fputs("invoke-kvd: give either --config FILE or --single DIR\n"
+              "Try 'invoke-kvd --help'.\n",
+              stderr);
+        return EXIT_USAGE;
+    }
+    return -1;
+}
+
+static enum error_code load_config(const struct arguments *arguments, struct config *config,
+                                   struct error *error) {
+    enum error_code code;
+    config_init(config);
+    if (arguments->single_dir != NULL) {
+        code = config_default_single(config, arguments->single_dir, error);
+    } else {
+        code = config_load(config, arguments->config_path, error);
+    }
+    for (unsigned i = 0; i < arguments->n_overrides && code == ERROR_NONE; i++) {
+        code = config_set(config, arguments->overrides[i], error);
+    }
+    return code == ERROR_NONE ? config_finish(config, error) : code;
+}
+
+static uv_signal_t signal_handles[2];
+
+static void on_signal(uv_signal_t *handle, int number) {
+    say_info("signal", "number=%d", number);
+    /* A second one takes its default action: an impatient operator gets an end at once. */
+    for (unsigned i = 0; i < 2; i++) {
+        if (!uv_is_closing((uv_handle_t *)&signal_handles[i])) {
+            uv_close((uv_handle_t *)&signal_handles[i], NULL);
+        }
+    }
+    server_stop(handle->data);
+}
+
+static void watch_signals(uv_loop_t *loop, struct server *server) {
+    static const int numbers[2] = {SIGTERM, SIGINT};
+    (void)signal(SIGPIPE, SIG_IGN);
+    for (unsigned i = 0; i < 2; i++) {
+        uv_signal_init(loop, &signal_handles[i]);
+        signal_handles[i].data = server;
+        uv_signal_start(&signal_handles[i], on_signal, numbers[i]);
+    }
+}
+
+static int run(const struct config *config) {
+    struct error error = {0};
+    struct server *server = NULL;
+    uv_loop_t loop;
+    (void)signal(SIGPIPE, SIG_IGN);
+    uv_loop_init(&loop);
+    say_set_level(config->log_level);
+    say_info("starting", "version=%s node=%u cluster=%s data_dir=%s", IKV_VERSION, config->node_id,
+             config->cluster, config->data_dir);
+    if (server_open(&server, &loop, config, &error) != ERROR_NONE) {
+        say_error("cannot start", "reason=%s", error.message);
+        /* Nothing was promised to anybody yet: threads and files end with the process. */
+        _Exit(EXIT_CANNOT_START);
+    }
+    watch_signals(&loop, server);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    (void)uv_loop_close(&loop);
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv) {
+    struct arguments arguments = {0};
+    struct config *config = mem_zalloc(1, sizeof *config);
+    struct error error = {0};
+    int status = parse_arguments(argc, argv, &arguments);
+    if (status < 0 && load_config(&arguments, config, &error) != ERROR_NONE) {
+        fprintf(stderr, "invoke-kvd: %s\n", error.message);
+        status = EXIT_CANNOT_START;
+    }
+    if (status < 0 && arguments.check_only) {
+        puts("the configuration is good");
+        status = EXIT_SUCCESS;
+    }
+    if (status < 0) {
+        status = run(config);
+    }
+    mem_free(config);
+    return status;
+}

@@ -1,0 +1,459 @@
+#include "node/server.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "base/prng.h"
+#include "node/logging.h"
+#include "node/server_internal.h"
+
+enum { LINK_QUEUE_BYTES = 32 << 20, LINK_RECONNECT_MIN_MS = 20, LINK_RECONNECT_MAX_MS = 1000 };
+
+static uint64_t clock_ms(clockid_t clock) {
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t server_now(void *data) {
+    (void)data;
+    return clock_ms(CLOCK_MONOTONIC);
+}
+
+uint64_t server_wall(void *data) {
+    (void)data;
+    return clock_ms(CLOCK_REALTIME);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+static char *path_in(const struct server *server, const char *name) {
+    size_t size = strlen(server->config->data_dir) + strlen(name) + 2;
+    char *path = mem_alloc(size);
+    snprintf(path, size, "%s/%s", server->config->data_dir, name);
+    return path;
+}
+
+static enum error_code open_data_dir(struct server *server, struct error *error) {
+    const struct config *config = server->config;
+    enum error_code code = config_check_data_dir(config, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    code = identity_lock(config->data_dir, &server->lock_fd, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    code = identity_open(config->data_dir, config->cluster, config->node_id, config->shards,
+                         &server->identity, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    return known_peers_load(config->data_dir, &server->identity, &server->known_peers, error);
+}
+
+static enum error_code open_log(struct server *server, struct error *error) {
+    char *dir = path_in(server, "log");
+    struct log_options options = {.dir = dir,
+                                  .n_groups = server->config->shards,
+                                  .segment_size = server->config->segment_size,
+                                  .cache_size = server->config->log_cache,
+                                  .identity = server->identity.incarnation,
+                                  .must_exist = server->identity.boot > 0};
+    enum error_code code = log_open(&server->log, server->loop, &options, error);
+    mem_free(dir);
+    return code != ERROR_NONE ? code
+                              : identity_boot(server->config->data_dir, &server->identity, error);
+}
+
+static enum error_code open_machines(struct server *server, struct error *error) {
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "shard-%u.db", i);
+        server->db_paths[i] = path_in(server, name);
+        server->machine_options[i] = (struct machine_options){
+            .path = server->db_paths[i],
+            .cluster = server->config->cluster,
+            .shard = i,
+            .cache_bytes = server->config->shard_cache,
+        };
+    }
+    return workers_open(&server->workers, server->loop, server->config->workers,
+                        server->machine_options, server->config->shards, error);
+}
+
+static void make_groups(struct server *server) {
+    const struct config *config = server->config;
+    struct prng prng;
+    prng_seed(&prng, server->identity.incarnation ^ server->identity.boot ^ server_now(server));
+    for (unsigned i = 0; i < config->shards; i++) {
+        struct group_options options = {.number = i,
+                                        .self = config->node_id,
+                                        .log = server->log,
+                                        .heartbeat_ms = (unsigned)config->heartbeat_ms,
+                                        .election_ms = (unsigned)config->election_ms,
+                                        .seed = prng_next(&prng),
+                                        .port = server_group_port(server)};
+        server->groups[i] = group_new(&options);
+        struct shard_options shard = {.number = i,
+                                      .self = config->node_id,
+                                      .boot = server->identity.boot,
+                                      .log = server->log,
+                                      .group = server->groups[i],
+                                      .port = server_shard_port(server),
+                                      .snapshot_log_bytes = config->snapshot_log_bytes,
+                                      .trailing_entries = (unsigned)config->trailing_entries,
+                                      .tick_ms = (unsigned)config->heartbeat_ms};
+        shard_init(&server->shards[i], &shard, workers_initial_state(server->workers, i));
+    }
+}
+
+static void make_router(struct server *server) {
+    const struct config *config = server->config;
+    struct router_options options = {.self = config->node_id,
+                                     .boot = server->identity.boot,
+                                     .n_shards = config->shards,
+                                     .shards = server->shards,
+                                     .request_timeout_ms = (unsigned)config->request_timeout_ms,
+                                     .inflight_bytes_max = config->max_memory_inflight,
+                                     .default_quota = config->default_quota,
+                                     .port = server_router_port(server)};
+    server->router = router_new(&options);
+}
+
+static void set_peer_address(struct peer_address *to, uint64_t id,
+                             const struct config_address *from) {
+    to->id = id;
+    snprintf(to->host, sizeof to->host, "%.*s", (int)sizeof to->host - 1, from->host);
+    to->port = from->port;
+}
+
+static enum error_code open_peers(struct server *server, struct error *error) {
+    const struct config *config = server->config;
+    struct peer_address nodes[LIMIT_NODES];
+    struct peers_options options = {.self = config->node_id,
+                                    .cluster = config->cluster,
+                                    .incarnation = server->identity.incarnation,
+                                    .boot = server->identity.boot,
+                                    .nodes = nodes,
+                                    .queue_bytes = LINK_QUEUE_BYTES,
+                                    .reconnect_min_ms = LINK_RECONNECT_MIN_MS,
+                                    .reconnect_max_ms = LINK_RECONNECT_MAX_MS,
+                                    .callbacks = server_peers_callbacks(server)};
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        if (config->nodes[i].id != config->node_id) {
+            set_peer_address(&nodes[options.n_nodes++], config->nodes[i].id,
+                             &config->nodes[i].peer);
+        }
+    }
+    set_peer_address(&options.listen, config->node_id, &config->peer_listen);
+    enum error_code code = peers_open(&server->peers, server->loop, &options, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    struct snapshot_callbacks callbacks = server_snapshot_callbacks(server);
+    server->streams = snapshot_streams_new(server->loop, server->peers, &callbacks);
+    return ERROR_NONE;
+}
+
+static void submit_op(void *data, struct op *op) {
+    struct server *server = data;
+    router_submit(server->router, op);
+}
+
+static enum error_code open_clients(struct server *server, struct error *error) {
+    const struct config *config = server->config;
+    struct session_limits limits = {.n_shards = config->shards,
+                                    .max_value = config->max_value,
+                                    .max_pipeline = config->max_pipeline,
+                                    .max_output = SESSION_OUTPUT_DEFAULT,
+                                    .max_input = config->max_memory_inflight};
+    struct session_port port = {
+        .data = server, .submit = submit_op, .now_ms = server_now, .describe = server_describe};
+    session_host_init(&server->sessions, &limits, &port);
+    struct listener_options options = {.host = config->listen.host,
+                                       .port = config->listen.port,
+                                       .max_connections = config->max_connections,
+                                       .stall_ms = LISTENER_STALL_MS,
+                                       .send_stall_ms = LISTENER_SEND_STALL_MS};
+    enum error_code code =
+        listener_open(&server->listener, server->loop, &options, &server->sessions, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    return http_open(&server->http, &config->http_listen, error);
+}
+
+static void on_prepare(uv_prepare_t *prepare) {
+    server_end_iteration(prepare->data);
+}
+
+static void on_tick(uv_timer_t *timer) {
+    server_on_tick(timer->data);
+}
+
+static void start_loop_handles(struct server *server) {
+    uv_prepare_init(server->loop, &server->prepare);
+    uv_timer_init(server->loop, &server->wake);
+    uv_timer_init(server->loop, &server->tick);
+    server->open_handles = 3;
+    server->prepare.data = server;
+    server->wake.data = server;
+    server->tick.data = server;
+    /* Started after the listener's: libuv runs the newest first, so that replies which this
+     * handle's work completes still leave in the same iteration. */
+    uv_prepare_start(&server->prepare, on_prepare);
+    uv_timer_start(&server->tick, on_tick, SERVER_TICK_MS, SERVER_TICK_MS);
+}
+
+/* --- joining ---------------------------------------------------------------------------------- */
+
+static struct payload *initial_config(const struct server *server) {
+    const struct config *config = server->config;
+    struct group_server servers[LIMIT_NODES];
+    char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
+    unsigned order[LIMIT_NODES];
+    /* By id: the entry must be the same on every node, whatever the order in its file. */
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        unsigned k = i;
+        for (; k > 0 && config->nodes[order[k - 1]].id > config->nodes[i].id; k--) {
+            order[k] = order[k - 1];
+        }
+        order[k] = i;
+    }
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        const struct config_node *node = &config->nodes[order[i]];
+        config_format_address(&node->peer, addresses[i], sizeof addresses[i]);
+        servers[i] = (struct group_server){.id = node->id, .address = addresses[i], .voter = true};
+    }
+    return group_encode_config(servers, config->n_nodes);
+}
+
+static bool start_groups(struct server *server, struct error *error) {
+    uint64_t now_ms = server_now(server);
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        struct machine_state state = workers_initial_state(server->workers, i);
+        enum error_code code =
+            group_start(server->groups[i], now_ms, state.applied_index, state.applied_term,
+                        state.config_index, workers_initial_config(server->workers, i), error);
+        if (code != ERROR_NONE) {
+            return false;
+        }
+    }
+    server->started = true;
+    say_info("started", "node=%u cluster=%s shards=%u boot=%llu", server->config->node_id,
+             server->config->cluster, server->config->shards,
+             (unsigned long long)server->identity.boot);
+    return true;
+}
+
+static void bootstrapped(struct log_request *request) {
+    struct server *server = request->data;
+    struct error error;
+    payload_unref(server->bootstrap_config);
+    server->bootstrap_config = NULL;
+    server->bootstrapping = false;
+    if (server->closing) {
+        return;
+    }
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        server->shards[i].boot_last = 1; /* the configuration that was just written */
+    }
+    if (!start_groups(server, &error)) {
+        assert_fatal("cannot start: %s", error.message);
+    }
+}
+
+static unsigned count_blank(const struct server *server) {
+    unsigned blank = 0;
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        blank += group_is_blank(server->groups[i]) ? 1 : 0;
+    }
+    return blank;
+}
+
+static void write_bootstrap(struct server *server) {
+    server->bootstrapping = true;
+    server->bootstrap_config = initial_config(server);
+    server->bootstrap.done = bootstrapped;
+    server->bootstrap.data = server;
+    unsigned left = count_blank(server);
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        if (group_is_blank(server->groups[i])) {
+            left--;
+            group_bootstrap(server->groups[i], server->bootstrap_config,
+                            left == 0 ? &server->bootstrap : NULL);
+        }
+    }
+    log_kick(server->log);
+}
+
+/* A new data directory takes part only after every other node has accepted it. Were fewer enough,
+ * two nodes that lost their disks could form an empty cluster while the third, which remembers
+ * everything, is down. */
+void server_try_start(struct server *server) {
+    const struct config *config = server->config;
+    if (server->started || server->bootstrapping) {
+        return;
+    }
+    /* Some shards have a log already: this node had joined and then crashed while it wrote the
+     * first entries. */
+    bool joined = count_blank(server) < config->shards;
+    for (unsigned i = 0; i < config->n_nodes && !joined; i++) {
+        if (config->nodes[i].id != config->node_id && !server->accepted[i]) {
+            return;
+        }
+    }
+    say_info("joins", "cluster=%s node=%u", config->cluster, config->node_id);
+    write_bootstrap(server);
+}
+
+static enum error_code check_joined(const struct server *server, struct error *error) {
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        if (group_is_blank(server->groups[i]) &&
+            workers_initial_state(server->workers, i).applied_index > 0) {
+            return error_set(error, ERROR_CORRUPT,
+                             "shard %u has data but no log: the log directory was lost; rebuild "
+                             "this node from its peers (docs/operations.md)",
+                             i);
+        }
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code start_or_join(struct server *server, struct error *error) {
+    enum error_code code = check_joined(server, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    if (count_blank(server) > 0) {
+        server_try_start(server);
+        if (!server->bootstrapping) {
+            say_info("waiting for all other nodes", "nodes=%u", server->config->n_nodes);
+        }
+        return ERROR_NONE;
+    }
+    return start_groups(server, error) ? ERROR_NONE : error->code;
+}
+
+/* --- closing ---------------------------------------------------------------------------------- */
+
+static void free_server(struct server *server) {
+    router_free(server->router);
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        shard_free(&server->shards[i]);
+        group_free(server->groups[i]);
+        mem_free(server->db_paths[i]);
+    }
+    known_peers_free(&server->known_peers);
+    if (server->lock_fd >= 0) {
+        (void)close(server->lock_fd);
+    }
+    payload_unref(server->bootstrap_config);
+    mem_free(server);
+}
+
+static void handle_closed(uv_handle_t *handle) {
+    struct server *server = handle->data;
+    if (--server->open_handles == 0) {
+        free_server(server);
+    }
+}
+
+static void log_closed(void *data) {
+    struct server *server = data;
+    say_info("stopped", "node=%u", server->config->node_id);
+    uv_close((uv_handle_t *)&server->prepare, handle_closed);
+    uv_close((uv_handle_t *)&server->wake, handle_closed);
+    uv_close((uv_handle_t *)&server->tick, handle_closed);
+}
+
+static void workers_closed(void *data) {
+    struct server *server = data;
+    uv_prepare_stop(&server->prepare);
+    uv_timer_stop(&server->wake);
+    log_close(server->log, log_closed, server);
+}
+
+static void peers_closed(void *data) {
+    struct server *server = data;
+    server->peers = NULL;
+    workers_close(server->workers, workers_closed, server);
+}
+
+static void streams_closed(void *data) {
+    struct server *server = data;
+    peers_close(server->peers, peers_closed, server);
+}
+
+static void listener_closed(void *data) {
+    struct server *server = data;
+    server->listener = NULL;
+    server->closing = true;
+    http_close(server->http);
+    server->http = NULL;
+    snapshot_streams_close(server->streams, streams_closed, server);
+}
+
+void server_close(struct server *server) {
+    if (server->stopping && server->stop_deadline_ms == UINT64_MAX) {
+        return; /* under way */
+    }
+    server->stopping = true;
+    server->stop_deadline_ms = UINT64_MAX;
+    uv_timer_stop(&server->tick);
+    uv_timer_start(&server->tick, on_tick, SERVER_TICK_MS, SERVER_TICK_MS);
+    listener_close(server->listener, SERVER_STOP_GRACE_MS, listener_closed, server);
+}
+
+void server_stop(struct server *server) {
+    if (server->stopping) {
+        return;
+    }
+    say_info("stopping", "leads=%u", server_leads(server));
+    server->stopping = true;
+    server->stop_deadline_ms = server_now(server) + SERVER_STOP_TRANSFER_MS;
+    server_on_tick(server);
+}
+
+/* A half-opened server: what was opened is closed, in reverse. The process ends next, so parts that
+ * could only be closed through the loop are left to that. */
+enum error_code server_open(struct server **out, struct uv_loop_s *loop,
+                            const struct config *config, struct error *error) {
+    struct server *server = mem_zalloc(1, sizeof *server);
+    *out = NULL;
+    server->loop = loop;
+    server->config = config;
+    server->lock_fd = -1;
+    server->started_ms = server_now(server);
+    server->started_wall_ms = server_wall(server);
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        config_format_address(&config->nodes[i].client, server->addresses[i],
+                              sizeof server->addresses[i]);
+    }
+    enum error_code code = open_data_dir(server, error);
+    code = code != ERROR_NONE ? code : open_log(server, error);
+    code = code != ERROR_NONE ? code : open_machines(server, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    make_groups(server);
+    make_router(server);
+    code = open_peers(server, error);
+    code = code != ERROR_NONE ? code : open_clients(server, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    start_loop_handles(server);
+    code = start_or_join(server, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    server_on_tick(server);
+    *out = server;
+    return ERROR_NONE;
+}

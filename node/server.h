@@ -1,0 +1,21 @@
+/* The node: opens everything in the right order, wires it together, and closes it again. */
+#ifndef NODE_SERVER_H
+#define NODE_SERVER_H
+
+#include "base/error.h"
+#include "node/config.h"
+
+struct uv_loop_s;
+struct server;
+
+/* Opens the data directory, replays the log, starts listening and joins the cluster. `config` must
+ * outlive the server. On error *server is NULL and everything is closed again; the loop has to run
+ * until it is empty. */
+enum error_code server_open(struct server **server, struct uv_loop_s *loop,
+                            const struct config *config, struct error *error);
+
+/* Stops gracefully: hands leaderships over, answers what is under way, closes. The loop ends when
+ * that is done, and the server is freed. A second call does nothing. */
+void server_stop(struct server *server);
+
+#endif

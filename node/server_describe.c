@@ -1,0 +1,103 @@
+/* What the node tells about itself. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "node/server_internal.h"
+
+static uint64_t resident_bytes(void) {
+    size_t rss = 0;
+    return uv_resident_set_memory(&rss) == 0 ? rss : 0;
+}
+
+static uint64_t peak_bytes(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+static const char *role_of(const struct group *group, uint64_t self) {
+    uint64_t voters[LIMIT_NODES];
+    unsigned n = group_voters(group, voters);
+    bool voter = false;
+    for (unsigned i = 0; i < n; i++) {
+        voter = voter || voters[i] == self;
+    }
+    switch (group_role(group)) {
+    case GROUP_LEADER:
+        return "leader";
+    case GROUP_CANDIDATE:
+        return "candidate";
+    case GROUP_FOLLOWER:
+        return voter ? "follower" : "standby";
+    }
+    return "follower";
+}
+
+static void describe_shard(struct server *server, unsigned i, struct server_info_shard *info) {
+    const struct group *group = server->groups[i];
+    info->role = role_of(group, server->identity.node_id);
+    info->leader = (uint32_t)group_leader(group);
+    info->term = group_term(group);
+    info->commit = group_commit(group);
+    info->applied = server->shards[i].state.applied_index;
+    info->last = group_last(group);
+    info->keys = server->shards[i].state.keys;
+    info->used_bytes = server->shards[i].state.used_bytes;
+}
+
+void server_describe(void *data, struct server_info *info) {
+    struct server *server = data;
+    const struct config *config = server->config;
+    struct router_stats routed = router_stats(server->router);
+    struct log_stats logged = log_stats(server->log);
+    info->cluster = config->cluster;
+    info->node_id = config->node_id;
+    info->tcp_port = listener_port(server->listener);
+    info->uptime_ms = server_now(server) - server->started_ms;
+    info->n_nodes = config->n_nodes;
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        info->nodes[i].id = config->nodes[i].id;
+        info->nodes[i].client_address = server->addresses[i];
+        info->nodes[i].connected = config->nodes[i].id == config->node_id ||
+                                   peers_is_up(server->peers, config->nodes[i].id);
+    }
+    info->n_shards = config->shards;
+    for (unsigned i = 0; i < config->shards; i++) {
+        describe_shard(server, i, &info->shards[i]);
+    }
+    info->memory_rss = resident_bytes();
+    info->memory_rss_peak = peak_bytes();
+    info->memory_inflight = routed.inflight_bytes;
+    info->memory_inflight_limit = config->max_memory_inflight;
+    info->memory_log_cache = logged.cache_bytes;
+    info->log_bytes = logged.bytes;
+    info->log_segments = logged.segments;
+    info->log_syncs = logged.syncs;
+    info->disk_free = server->disk_free;
+    info->disk_has_space = !server->disk_low && log_has_space(server->log);
+}
+
+bool server_is_unready(struct server *server, char *reason, size_t size) {
+    if (server->stopping) {
+        snprintf(reason, size, "stopping");
+        return true;
+    }
+    if (!server->started) {
+        snprintf(reason, size, "waiting to join the cluster%s%s",
+                 server->refusal[0] != '\0' ? ": a peer said: " : "", server->refusal);
+        return true;
+    }
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        if (group_leader(server->groups[i]) == 0) {
+            snprintf(reason, size, "shard %u has no leader%s%s", i,
+                     server->refusal[0] != '\0' ? "; a peer said: " : "", server->refusal);
+            return true;
+        }
+    }
+    if (server->digest_mismatches > 0) {
+        snprintf(reason, size, "replicas differ: see the log");
+        return true;
+    }
+    return false;
+}

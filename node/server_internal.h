@@ -1,0 +1,109 @@
+/* Shared by the server's own files: server.c (life), server_wiring.c (ports), server_duties.c
+ * (periodic duties), server_describe.c (INFO). */
+#ifndef NODE_SERVER_INTERNAL_H
+#define NODE_SERVER_INTERNAL_H
+
+#include <uv.h>
+
+#include "node/http.h"
+#include "node/listener_uv.h"
+#include "node/router.h"
+#include "node/server.h"
+#include "node/server_info.h"
+#include "node/session.h"
+#include "node/shard.h"
+#include "node/workers_uv.h"
+#include "raft/identity.h"
+#include "raft/peers.h"
+#include "raft/snapshot_stream.h"
+
+enum {
+    SERVER_TICK_MS = 20,  /* deadlines, retries, expiry */
+    SERVER_DUTY_MS = 500, /* disk space, leadership balance, checkpoints */
+    SERVER_DIGESTS = 64,  /* remembered per shard, to compare with the others' */
+    SERVER_BALANCE_AFTER_MS = 5000,
+    SERVER_STOP_TRANSFER_MS = 3000, /* how long a stop waits for leaderships to be taken over */
+    SERVER_STOP_GRACE_MS = 1000     /* and for replies to leave */
+};
+
+struct server_digests {
+    struct job_digest own[SERVER_DIGESTS];   /* by (index / JOB_DIGEST_EVERY) modulo the size */
+    struct job_digest other[SERVER_DIGESTS]; /* a leader's, for an index not applied here yet */
+};
+
+struct server {
+    uv_loop_t *loop;
+    const struct config *config;
+    uint64_t started_ms;
+    uint64_t started_wall_ms;
+
+    int lock_fd;
+    struct identity identity;
+    struct known_peers known_peers;
+    struct log *log;
+    struct workers *workers;
+    struct group *groups[LIMIT_SHARDS];
+    struct shard shards[LIMIT_SHARDS];
+    struct server_digests digests[LIMIT_SHARDS];
+    char *db_paths[LIMIT_SHARDS];
+    struct machine_options machine_options[LIMIT_SHARDS];
+    struct peers *peers;
+    struct snapshot_streams *streams;
+    struct router *router;
+    struct session_host sessions;
+    struct listener *listener;
+    struct http *http;
+
+    uv_prepare_t prepare;
+    uv_timer_t wake; /* ends the poll phase when a Raft timer is due */
+    uv_timer_t tick;
+    unsigned open_handles; /* of these three */
+    uint64_t last_duty_ms;
+
+    /* Joining the cluster for the first time: every other node must have accepted this one. */
+    bool started;
+    bool accepted[LIMIT_NODES]; /* by position in config->nodes */
+    struct log_request bootstrap;
+    struct payload *bootstrap_config;
+    bool bootstrapping;
+    char refusal[256]; /* what a peer said when it refused this node, or empty */
+
+    bool disk_low;
+    uint64_t disk_free;
+    uint64_t digest_mismatches;
+    uint64_t leading_since_ms[LIMIT_SHARDS];
+    char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
+
+    bool stopping;
+    uint64_t stop_deadline_ms;
+    bool closing;
+};
+
+uint64_t server_now(void *data);  /* monotonic ms */
+uint64_t server_wall(void *data); /* ms since the Unix epoch */
+
+/* server.c: starts the groups once the node belongs to the cluster. */
+void server_try_start(struct server *server);
+void server_close(struct server *server);
+
+/* server_wiring.c */
+struct group_port server_group_port(struct server *server);
+struct shard_port server_shard_port(struct server *server);
+struct router_port server_router_port(struct server *server);
+struct peers_callbacks server_peers_callbacks(struct server *server);
+struct snapshot_callbacks server_snapshot_callbacks(struct server *server);
+
+/* server_duties.c */
+void server_end_iteration(struct server *server);
+void server_on_tick(struct server *server);
+void server_on_digest(struct server *server, unsigned shard, struct job_digest digest);
+void server_receive_digest(struct server *server, uint64_t from,
+                           const struct peer_message *message);
+unsigned server_leads(const struct server *server); /* number of shards led by this node */
+
+/* server_describe.c */
+void server_describe(void *data, struct server_info *info);
+/* Why the node does not serve, in words; false when it does. */
+bool server_is_unready(struct server *server, char *reason, size_t size);
+
+#endif
