@@ -14,8 +14,8 @@
  *             count times (node id u64, incarnation u64)          CRC-32C u32
  *   lock      locked with flock() by the process that uses the directory; holds its pid as text
  *
- * Everything here blocks and is meant for the start of a node, except known_peers_set(), which is called
- * when a peer is met for the first time or was replaced. */
+ * Everything here blocks and is meant for the start of a node, except known_peers_set(), which is
+ * called when a peer is met for the first time or was replaced. */
 #ifndef RAFT_IDENTITY_H
 #define RAFT_IDENTITY_H
 
@@ -63,16 +63,18 @@ struct known_peers {
 
 /* Reads the peers that `dir` knows; none when there is no such file. On failure nothing needs to be
  * freed. ERROR_CORRUPT, ERROR_VERSION, ERROR_MISMATCH (the file of another directory). */
-enum error_code known_peers_load(const char *dir, const struct identity *identity, struct known_peers *peers,
-                           struct error *error);
+enum error_code known_peers_load(const char *dir, const struct identity *identity,
+                                 struct known_peers *peers, struct error *error);
 void known_peers_free(struct known_peers *peers);
 /* False when the peer was never met. */
 bool known_peers_get(const struct known_peers *peers, uint64_t node_id, uint64_t *incarnation);
 /* Remembers a peer, in place of what was known about it; durable when it returns ERROR_NONE, else
- * nothing changed. ERROR_TOOBIG when more peers were met than a cluster can have had. */
+ * `peers` is unchanged (and the file holds one or the other). ERROR_TOOBIG when more peers were met
+ * than a cluster can have had. */
 enum error_code known_peers_set(struct known_peers *peers, uint64_t node_id, uint64_t incarnation,
-                          struct error *error);
+                                struct error *error);
 /* Forgets a peer that was removed from the cluster. Durable when it returns ERROR_NONE. */
-enum error_code known_peers_forget(struct known_peers *peers, uint64_t node_id, struct error *error);
+enum error_code known_peers_forget(struct known_peers *peers, uint64_t node_id,
+                                   struct error *error);
 
 #endif

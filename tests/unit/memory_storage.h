@@ -365,6 +365,13 @@ static inline void memory_sector_crash(struct memory_storage *disk, struct memor
     file->dirty[sector] = false;
 }
 
+/* The process died and the machine did not: nothing is lost, nothing more is synced. */
+static inline void memory_storage_revive(struct memory_storage *disk) {
+    disk->crashed = false;
+    disk->crash_at = 0;
+    disk->open_files = 0;
+}
+
 /* The power comes back: what was synced is there, and any part of the rest. */
 static inline void memory_storage_restart(struct memory_storage *disk) {
     memory_names_settle(disk, (unsigned)prng_below(&disk->prng, disk->n_durable));
