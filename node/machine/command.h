@@ -50,7 +50,8 @@ enum command_flags {
     COMMAND_FLAG_XX = 2,      /* SET only when the key exists */
     COMMAND_FLAG_GET = 4,     /* SET answers the old value */
     COMMAND_FLAG_KEEPTTL = 8, /* SET keeps the expiry that the key has */
-    COMMAND_FLAG_ROUND_S = 16 /* PTTL answers seconds, rounded like Redis's TTL: (ms + 500) / 1000 */
+    COMMAND_FLAG_ROUND_S =
+        16 /* PTTL answers seconds, rounded like Redis's TTL: (ms + 500) / 1000 */
 };
 
 enum command_expiry {
@@ -112,7 +113,7 @@ enum result_kind {
     RESULT_NIL = 1,
     RESULT_INTEGER = 2,
     RESULT_BULK = 3,
-    RESULT_ERROR = 4, /* code, and the text in data without the RESP prefix */
+    RESULT_ERROR = 4,   /* code, and the text in data without the RESP prefix */
     RESULT_INTEGERS = 5 /* data holds u64 numbers, little-endian */
 };
 

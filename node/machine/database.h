@@ -49,8 +49,8 @@
     X(STATEMENT_EXPIRY_FIRST, "SELECT expires_at, key FROM kv INDEXED BY kv_expiry "               \
                               "WHERE project = ?1 AND epoch = ?2 AND expires_at > 0 "              \
                               "ORDER BY expires_at, key LIMIT 1")                                  \
-    X(STATEMENT_EXPIRY_COUNT, "SELECT count(*) FROM kv INDEXED BY kv_expiry "                      \
-                              "WHERE expires_at > 0")                                              \
+    X(STATEMENT_EXPIRY_ALL, "SELECT project, epoch, expires_at, key "                              \
+                            "FROM kv INDEXED BY kv_expiry WHERE expires_at > 0")                   \
     X(STATEMENT_GARBAGE_ADD, "INSERT INTO garbage (project, epoch) VALUES (?1, ?2)")               \
     X(STATEMENT_GARBAGE_FIRST, "SELECT project, epoch FROM garbage LIMIT 1")                       \
     X(STATEMENT_GARBAGE_HAS, "SELECT 1 FROM garbage WHERE project = ?1 AND epoch = ?2")            \

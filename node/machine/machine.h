@@ -1,13 +1,13 @@
 /* The state machine of one shard: a SQLite database that holds the shard's projects and keys, its
- * clock, its digest, its applied index and the Raft configuration as of that index. It knows nothing
- * of sockets or Raft, reads no clock and draws no random numbers, so that the same entries give the
- * same state on every replica.
+ * clock, its digest, its applied index and the Raft configuration as of that index. It knows
+ * nothing of sockets or Raft, reads no clock and draws no random numbers, so that the same entries
+ * give the same state on every replica.
  *
  * Time: a batch carries the leader's cluster time. Applying it first removes rows whose expiry lies
  * at or before that time, oldest first, until MACHINE_PURGE_STEP rows or MACHINE_PURGE_BYTES are
- * gone; the shard's clock then is the batch's time, or, when rows are left over, one millisecond before the expiry of the
- * first row left. It never moves back. Thus a row that exists is alive: reads, counts, quotas and
- * delete's result agree by construction.
+ * gone; the shard's clock then is the batch's time, or, when rows are left over, one millisecond
+ * before the expiry of the first row left. It never moves back. Thus a row that exists is alive:
+ * reads, counts, quotas and delete's result agree by construction.
  *
  * Durability: WAL with synchronous=NORMAL and no automatic checkpoint. A crash of the machine may
  * lose a suffix of transactions, which the log replays. machine_checkpoint() makes everything up to
@@ -32,17 +32,17 @@ enum { MACHINE_PURGE_STEP = 4096 };
 struct machine;
 
 struct machine_options {
-    const char *path;       /* database file; "-wal" and "-shm" files stand beside it */
-    const char *cluster;    /* name of the cluster, checked against the file */
-    unsigned shard;         /* number of the shard, checked against the file */
-    uint64_t cache_bytes;   /* page cache */
-    const char *vfs;        /* SQLite VFS to use, NULL for the default */
+    const char *path;     /* database file; "-wal" and "-shm" files stand beside it */
+    const char *cluster;  /* name of the cluster, checked against the file */
+    unsigned shard;       /* number of the shard, checked against the file */
+    uint64_t cache_bytes; /* page cache */
+    const char *vfs;      /* SQLite VFS to use, NULL for the default */
 };
 
 struct machine_state {
     uint64_t applied_index;
     uint64_t applied_term;
-    uint64_t config_index;   /* index of the entry that `config` came from, 0 when none */
+    uint64_t config_index; /* index of the entry that `config` came from, 0 when none */
     uint64_t clock_ms;
     uint64_t digest;         /* order-independent digest of all live rows and projects */
     uint64_t next_expiry_ms; /* earliest expiry of a live row, 0 when nothing expires */
@@ -104,7 +104,7 @@ struct machine_snapshot {
     uint64_t index;
     uint64_t term;
     uint64_t config_index;
-    uint64_t size;        /* bytes of the database file */
+    uint64_t size; /* bytes of the database file */
 };
 enum error_code machine_snapshot_hold(struct machine *machine, struct machine_snapshot *snapshot,
                                       struct buffer *config, struct error *error);
@@ -114,8 +114,8 @@ void machine_snapshot_release(struct machine *machine);
  * header and meta rows, digest recounted when `recount` is set. Does not change it. */
 enum error_code machine_verify(const struct machine_options *options, bool recount,
                                struct machine_state *state, struct error *error);
-/* Replaces the closed database at `options->path` by the file `staged` (same directory): removes the
- * old WAL first, renames, syncs the directory. Crash-safe: afterwards either the old or the new
+/* Replaces the closed database at `options->path` by the file `staged` (same directory): removes
+ * the old WAL first, renames, syncs the directory. Crash-safe: afterwards either the old or the new
  * database is there. */
 enum error_code machine_replace(const struct machine_options *options, const char *staged,
                                 struct error *error);

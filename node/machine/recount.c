@@ -27,7 +27,7 @@ struct recount {
     struct machine *machine;
     struct sums *projects; /* by id - 1 */
     uint64_t large_rows;   /* rows whose value stands in `large`, garbage included */
-    uint64_t expiring_rows;
+    uint64_t expiring_sum; /* of hash_expiring() over all rows that expire, garbage included */
     uint64_t next_expiry_ms;
     struct buffer large;
 };
@@ -42,6 +42,11 @@ static enum error_code differs(const struct recount *recount, struct error *erro
                      "%s is damaged: %s: %" PRIu64 " by recount, %" PRIu64
                      " on record; rebuild it from its peers",
                      recount->machine->database.path, what, counted, kept);
+}
+
+static uint64_t hash_expiring(uint64_t project, uint64_t epoch, uint64_t expires_at_ms,
+                              struct slice key) {
+    return digest_bytes(digest_mix(project) ^ digest_mix(epoch ^ digest_mix(expires_at_ms)), key);
 }
 
 static enum error_code value_of_row(struct recount *recount, struct slice *value,
@@ -98,7 +103,12 @@ static enum error_code count_expiry(struct recount *recount, struct error *error
 
 static enum error_code count_row(struct recount *recount, struct error *error) {
     struct slice value = {0};
-    recount->expiring_rows += column(recount, COLUMN_EXPIRES_AT) != 0;
+    struct slice key = database_bytes(&recount->machine->database, STATEMENT_ROW_ALL, COLUMN_KEY);
+    if (column(recount, COLUMN_EXPIRES_AT) != 0) {
+        recount->expiring_sum +=
+            hash_expiring(column(recount, COLUMN_PROJECT), column(recount, COLUMN_EPOCH),
+                          column(recount, COLUMN_EXPIRES_AT), key);
+    }
     enum error_code code = value_of_row(recount, &value, error);
     if (code != ERROR_NONE) {
         return code;
@@ -108,7 +118,6 @@ static enum error_code count_row(struct recount *recount, struct error *error) {
     if (project == NULL || project->epoch != column(recount, COLUMN_EPOCH)) {
         return check_garbage(recount, error);
     }
-    struct slice key = database_bytes(&recount->machine->database, STATEMENT_ROW_ALL, COLUMN_KEY);
     uint64_t hash = digest_row(project->seed, key, value, column(recount, COLUMN_EXPIRES_AT));
     if (hash != column(recount, COLUMN_HASH)) {
         return differs(recount, error, "checksum of a value", hash, column(recount, COLUMN_HASH));
@@ -171,29 +180,41 @@ static enum error_code compare_projects(const struct recount *recount, struct er
     return ERROR_NONE;
 }
 
-static enum error_code compare_tables(const struct recount *recount, struct error *error) {
+/* The expiry index names the same rows as the table does. */
+static enum error_code compare_index(const struct recount *recount, struct error *error) {
     struct database *database = &recount->machine->database;
-    uint64_t large_rows = 0;
-    uint64_t expiring_rows = 0;
-    enum error_code code = database_number(database, STATEMENT_LARGE_COUNT, &large_rows, error);
-    if (code == ERROR_NONE) {
-        code = database_number(database, STATEMENT_EXPIRY_COUNT, &expiring_rows, error);
+    const enum statement all = STATEMENT_EXPIRY_ALL;
+    uint64_t sum = 0;
+    for (;;) {
+        bool found = false;
+        enum error_code code = database_step(database, all, &found, error);
+        if (code != ERROR_NONE) {
+            return code;
+        }
+        if (!found) {
+            break;
+        }
+        sum += hash_expiring(database_u64(database, all, 0), database_u64(database, all, 1),
+                             database_u64(database, all, 2), database_bytes(database, all, 3));
     }
-    if (code != ERROR_NONE) {
-        return code;
-    }
-    if (recount->large_rows != large_rows) {
-        return differs(recount, error, "large values", recount->large_rows, large_rows);
-    }
-    if (recount->expiring_rows != expiring_rows) {
-        return differs(recount, error, "rows in the expiry index", recount->expiring_rows,
-                       expiring_rows);
+    if (recount->expiring_sum != sum) {
+        return differs(recount, error, "digest of the expiry index", recount->expiring_sum, sum);
     }
     if (recount->next_expiry_ms != recount->machine->state.next_expiry_ms) {
         return differs(recount, error, "next expiry", recount->next_expiry_ms,
                        recount->machine->state.next_expiry_ms);
     }
     return ERROR_NONE;
+}
+
+static enum error_code compare_large(const struct recount *recount, struct error *error) {
+    uint64_t large_rows = 0;
+    enum error_code code =
+        database_number(&recount->machine->database, STATEMENT_LARGE_COUNT, &large_rows, error);
+    if (code == ERROR_NONE && recount->large_rows != large_rows) {
+        return differs(recount, error, "large values", recount->large_rows, large_rows);
+    }
+    return code;
 }
 
 enum error_code machine_recount(struct machine *machine, struct error *error) {
@@ -210,7 +231,10 @@ enum error_code machine_recount(struct machine *machine, struct error *error) {
         code = compare_projects(&recount, error);
     }
     if (code == ERROR_NONE) {
-        code = compare_tables(&recount, error);
+        code = compare_large(&recount, error);
+    }
+    if (code == ERROR_NONE) {
+        code = compare_index(&recount, error);
     }
     mem_free(recount.projects);
     buffer_free(&recount.large);
