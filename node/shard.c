@@ -12,7 +12,8 @@ enum {
     APPLY_BYTES_OUT = 32 << 20, /* bytes of all jobs under way */
     STALL_RETRY_MS = 500,       /* after the state machine ran out of space */
     IDLE_CHECKPOINT_MS = 20000, /* an idle shard's WAL is folded in after this time */
-    RETAIN_MS = 60000           /* how long the log waits for a follower that got a snapshot */
+    RETAIN_MS = 60000,          /* how long the log waits for a follower that got a snapshot */
+    WAL_BYTES = 16 << 20        /* a longer WAL would make its checkpoint a noticeable pause */
 };
 
 static uint64_t now_of(const struct shard *shard) {
@@ -77,6 +78,7 @@ static void apply_done(struct job *job) {
                      (unsigned long long)job->entries[0].index, job->error.message);
     }
     shard->state = job->state;
+    shard->wal_bytes = job->wal_bytes;
     /* A job may have been carried out in part before space ran out. */
     uint64_t first = job->entries[0].index;
     bool progressed = job->state.applied_index >= first;
@@ -335,6 +337,7 @@ static void checkpoint_done(struct job *job) {
     struct shard *shard = job->data;
     shard->checkpointing = false;
     shard->state = job->state;
+    shard->wal_bytes = job->wal_bytes;
     if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
         assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
     }
@@ -531,6 +534,7 @@ void shard_tick(struct shard *shard, uint64_t now_ms) {
         pump(shard);
     }
     bool due = shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||
+               shard->wal_bytes >= WAL_BYTES ||
                shard->entries_since_cut >= 16 * (uint64_t)shard->options.trailing_entries ||
                (shard->checkpoint_after_ms > 0 && now_ms >= shard->checkpoint_after_ms);
     if (due) {

@@ -67,6 +67,7 @@ struct shard {
     uint64_t durable_index;
     uint64_t bytes_since_cut;
     uint64_t entries_since_cut;
+    uint64_t wal_bytes;           /* of the state machine, after its newest job */
     uint64_t checkpoint_after_ms; /* an idle shard is checkpointed then, 0: nothing to do */
     bool checkpointing;
     unsigned holds;        /* snapshots being sent */
