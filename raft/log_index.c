@@ -388,6 +388,10 @@ uint64_t log_index_cache_bytes(const struct log_index *index) {
     return index->cache_bytes;
 }
 
+uint64_t log_index_queue_capacity(const struct log_index *index) {
+    return index->queue_capacity;
+}
+
 void log_index_segment_add(struct log_index *index, uint32_t number) {
     if (index->n_segments == 0) {
         index->segment_oldest = number;

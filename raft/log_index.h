@@ -57,6 +57,8 @@ uint64_t log_index_cut(struct log_index *index, unsigned group, uint64_t i);
 /* Drops cached payloads, oldest first, until the cache is within its size. */
 void log_index_evict(struct log_index *index);
 uint64_t log_index_cache_bytes(const struct log_index *index);
+/* Slots of the queue of cached entries: bounded by twice what is cached, and a small constant. */
+uint64_t log_index_queue_capacity(const struct log_index *index);
 
 /* Segments: consecutive numbers, added at the end and removed at the front. */
 void log_index_segment_add(struct log_index *index, uint32_t number);

@@ -1,9 +1,11 @@
 /* The whole log on a real directory: threads, completions, background reads, segment turnover. */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -518,9 +520,194 @@ static void test_wrong_options_are_refused(void **state) {
     assert_int_equal(log_open(&f->log, &f->loop, &options, &error), ERROR_INVALID);
 }
 
+/* ---- A disk that fails on demand ---- */
+
+static struct {
+    struct storage storage;
+    atomic_int failure;   /* errno of writes and syncs, or 0 */
+    atomic_bool on_sync;  /* it is the sync that fails */
+    atomic_bool full;     /* no room for new files */
+    atomic_int countdown; /* calls until one fails with EIO; 0: none does */
+} faulty;
+
+static bool counted_down(void) {
+    return atomic_load(&faulty.countdown) > 0 && atomic_fetch_sub(&faulty.countdown, 1) == 1;
+}
+
+static int faulty_open(void *context, const char *path, enum storage_mode mode) {
+    return counted_down() ? -EIO : storage_posix()->open(context, path, mode);
+}
+
+static ssize_t faulty_pwritev(void *context, int file, const struct iovec *pieces, int n,
+                              uint64_t offset) {
+    int failure = atomic_load(&faulty.failure);
+    if (counted_down()) {
+        return -EIO;
+    }
+    if (failure != 0 && !atomic_load(&faulty.on_sync)) {
+        return -failure;
+    }
+    return storage_posix()->pwritev(context, file, pieces, n, offset);
+}
+
+static int faulty_sync(void *context, int file) {
+    int failure = atomic_load(&faulty.failure);
+    if (counted_down()) {
+        return -EIO;
+    }
+    if (failure != 0 && atomic_load(&faulty.on_sync)) {
+        return -failure;
+    }
+    return storage_posix()->sync(context, file);
+}
+
+static int faulty_allocate(void *context, int file, uint64_t size) {
+    if (counted_down()) {
+        return -EIO;
+    }
+    return atomic_load(&faulty.full) ? -ENOSPC : storage_posix()->allocate(context, file, size);
+}
+
+static struct log_options faulty_options(const struct fixture *f) {
+    atomic_store(&faulty.failure, 0);
+    atomic_store(&faulty.full, false);
+    atomic_store(&faulty.countdown, 0);
+    faulty.storage = *storage_posix();
+    faulty.storage.open = faulty_open;
+    faulty.storage.pwritev = faulty_pwritev;
+    faulty.storage.sync = faulty_sync;
+    faulty.storage.allocate = faulty_allocate;
+    struct log_options options = options_of(f);
+    options.storage = &faulty.storage;
+    return options;
+}
+
+/* Runs `body` in a child process and expects it to abort with this text in its last words. */
+static void assert_aborts(struct fixture *f, void (*body)(struct fixture *f), const char *text) {
+    int out[2];
+    assert_int_equal(pipe(out), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        const struct rlimit no_core = {0, 0};
+        setrlimit(RLIMIT_CORE, &no_core);
+        signal(SIGABRT, SIG_DFL);
+        dup2(out[1], STDERR_FILENO);
+        body(f);
+        _exit(0);
+    }
+    close(out[1]);
+    char words[4096];
+    size_t size = 0;
+    for (ssize_t some = 1; some > 0 && size < sizeof words - 1; size += (size_t)some) {
+        some = read(out[0], words + size, sizeof words - 1 - size);
+        some = some < 0 ? 0 : some;
+    }
+    words[size] = '\0';
+    close(out[0]);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+    if (strstr(words, text) == NULL) {
+        fail_msg("last words: %s", words);
+    }
+}
+
+static void open_faulty(struct fixture *f) {
+    struct error error;
+    struct log_options options = faulty_options(f);
+    if (log_open(&f->log, &f->loop, &options, &error) != ERROR_NONE) {
+        _exit(1);
+    }
+    run_for(f, 200); /* the spare is ready, nothing else writes */
+}
+
+static void body_failing_write(struct fixture *f) {
+    open_faulty(f);
+    atomic_store(&faulty.failure, EIO);
+    append_range(f, 0, 1, 1, 1, 10);
+}
+
+static void body_failing_sync(struct fixture *f) {
+    open_faulty(f);
+    atomic_store(&faulty.on_sync, true);
+    atomic_store(&faulty.failure, EIO);
+    append_range(f, 0, 1, 1, 1, 10);
+}
+
+static void body_running_out(struct fixture *f) {
+    open_faulty(f);
+    atomic_store(&faulty.full, true);
+    append_range(f, 0, 1, 3000, 1, 1000);
+}
+
+static void test_failures_are_fatal(void **state) {
+    struct fixture *f = *state;
+    assert_aborts(f, body_failing_write, "cannot write to log segment");
+    assert_aborts(f, body_failing_sync, "cannot sync log segment");
+    assert_aborts(f, body_running_out, "cannot start log segment");
+}
+
+static void test_lack_of_space_is_known_in_time(void **state) {
+    struct fixture *f = *state;
+    struct error error;
+    struct log_options options = faulty_options(f);
+    assert_int_equal(log_open(&f->log, &f->loop, &options, &error), ERROR_NONE);
+    run_for(f, 100);
+    atomic_store(&faulty.full, true);
+    uint64_t last = 0;
+    while (log_has_space(f->log) && last < 5000) {
+        append_range(f, 0, last + 1, last + 10, 1, 1000);
+        last += 10;
+    }
+    assert_false(log_has_space(f->log));
+    assert_true(last > 1000 && last < 2000); /* the spare was used up to its reserve */
+    struct waiter waiter;
+    for (uint64_t term = 1; term <= 200; term++) {
+        log_set_vote(f->log, 1, term, 2, waiter_start(&waiter));
+        waiter_wait(f, &waiter);
+    }
+    atomic_store(&faulty.full, false);
+    for (unsigned k = 0; k < 300 && !log_has_space(f->log); k++) {
+        run_for(f, 20);
+    }
+    assert_true(log_has_space(f->log));
+    append_range(f, 0, last + 1, last + 2000, 1, 1000);
+    reopen_log(f);
+    assert_int_equal(log_state(f->log, 0).last, last + 2000);
+    assert_int_equal(log_state(f->log, 1).term, 200);
+}
+
+static void test_open_survives_each_failure(void **state) {
+    struct fixture *f = *state;
+    open_log(f);
+    append_range(f, 0, 1, 2000, 1, 1000);
+    close_log(f);
+    unsigned refused = 0;
+    for (int call = 1; call <= 40; call++) {
+        struct error error;
+        struct log_options options = faulty_options(f);
+        atomic_store(&faulty.countdown, call);
+        enum error_code code = log_open(&f->log, &f->loop, &options, &error);
+        atomic_store(&faulty.countdown, 0);
+        refused += code != ERROR_NONE;
+        if (code == ERROR_NONE) {
+            assert_int_equal(log_state(f->log, 0).last, 2000);
+            close_log(f);
+        } else {
+            assert_null(f->log);
+            assert_int_equal(code, ERROR_IO);
+        }
+    }
+    assert_true(refused >= 3);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(test_failures_are_fatal), /* first: it forks, and no thread may run then */
         TEST(test_fresh_log_is_empty),           TEST(test_appended_survives),
         TEST(test_lookup_and_cache_at_once),     TEST(test_replaced_suffix_stays_away),
         TEST(test_replaced_while_in_flight),     TEST(test_reset_and_cut),
@@ -528,7 +715,8 @@ int main(void) {
         TEST(test_entry_larger_than_a_segment),  TEST(test_cut_segments_are_recycled),
         TEST(test_quiet_group_pins_nothing),     TEST(test_read_of_cut_range_is_invalid),
         TEST(test_damage_is_noticed_by_a_read),  TEST(test_idle_log_seals_itself),
-        TEST(test_wrong_options_are_refused),
+        TEST(test_wrong_options_are_refused),    TEST(test_lack_of_space_is_known_in_time),
+        TEST(test_open_survives_each_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -484,8 +484,284 @@ static void test_crashes_keep_every_promise(void **state) {
     }
 }
 
+/* ---- Single cases ---- */
+
+/* A log that was opened, so that batches can be written to it one by one. */
+static struct world *opened_world(void) {
+    struct world *w = world_new(99);
+    struct error error;
+    assert_int_equal(world_open(w, &error), ERROR_NONE);
+    world_start_writer(w);
+    return w;
+}
+
+static void append_batch(struct world *w, unsigned g, unsigned n, size_t size) {
+    struct log_op_list ops;
+    log_op_list_init(&ops);
+    uint64_t first = log_index_state(w->index, g).last + 1;
+    struct log_op *op = log_op_new(LOG_OP_APPEND, g, first, 0, n);
+    op->ticket = ++w->next_ticket;
+    for (unsigned k = 0; k < n; k++) {
+        struct log_entry entry = {
+            .term = 1, .kind = LOG_ENTRY_COMMAND, .payload = payload_for(++w->next_serial, size)};
+        log_index_append(w->index, g, first + k, &entry, 1, op->ticket);
+        log_op_set_entry(op, k, 1, LOG_ENTRY_COMMAND, entry.payload);
+        payload_unref(entry.payload);
+    }
+    log_op_list_push(&ops, op);
+    log_writer_write(w->writer, &ops);
+}
+
+/* The process ends; the disk is what it is. */
+static void stop(struct world *w) {
+    world_drop(w);
+    memory_storage_revive(w->disk);
+}
+
+static enum error_code reopen(struct world *w, struct error *error) {
+    stop(w);
+    enum error_code code = world_open(w, error);
+    if (code == ERROR_NONE) {
+        world_start_writer(w);
+    }
+    return code;
+}
+
+static uint8_t *byte_of(struct world *w, uint32_t number, uint64_t offset) {
+    return &w->disk->files[file_of(w, number)].now[offset];
+}
+
+static uint64_t tail_of(const struct world *w) {
+    return SEGMENT - log_writer_room(w->writer);
+}
+
+static void test_damage_before_the_last_batch(void **state) {
+    (void)state;
+    struct world *w = opened_world();
+    struct error error;
+    for (unsigned k = 0; k < 5; k++) {
+        append_batch(w, 0, 3, 100);
+    }
+    uint64_t last_batch = tail_of(w);
+    append_batch(w, 0, 1, 100);
+    stop(w);
+    for (uint64_t offset = LOG_BLOCK; offset < last_batch; offset += 5) {
+        *byte_of(w, 1, offset) ^= 4;
+        enum error_code code = world_open(w, &error);
+        /* The padding of a record is the only thing that nobody checks, as nobody reads it. */
+        if (code != ERROR_NONE) {
+            assert_int_equal(code, ERROR_CORRUPT);
+            assert_non_null(strstr(error.message, "0000000000000001.seg"));
+            assert_non_null(strstr(error.message, "offset"));
+        } else {
+            assert_int_equal(log_index_state(w->index, 0).last, 16);
+            world_drop(w);
+        }
+        assert_int_equal(w->disk->open_files, code == ERROR_NONE ? 1 : 0);
+        w->disk->open_files = 0;
+        *byte_of(w, 1, offset) ^= 4;
+    }
+    world_free(w);
+}
+
+static void test_damage_of_the_last_batch(void **state) {
+    (void)state;
+    struct error error;
+    for (unsigned sealed = 0; sealed < 2; sealed++) {
+        struct world *w = opened_world();
+        append_batch(w, 0, 3, 100);
+        uint64_t offset = tail_of(w);
+        append_batch(w, 0, 1, 100);
+        if (sealed == 1) {
+            log_writer_seal(w->writer);
+        }
+        /* Without a seal it cannot be told from a torn write. The whole block is gone. */
+        memset(byte_of(w, 1, offset), 0, (size_t)(log_round_up(offset) - offset));
+        enum error_code code = reopen(w, &error);
+        assert_int_equal(code, sealed == 1 ? ERROR_CORRUPT : ERROR_NONE);
+        if (code == ERROR_NONE) {
+            assert_int_equal(log_index_state(w->index, 0).last, 3);
+        }
+        world_free(w);
+    }
+}
+
+static void test_damage_in_an_older_segment(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    while (log_index_segment_newest(w->index) < 3) {
+        append_batch(w, 0, 3, 3000);
+    }
+    stop(w);
+    /* The last batch of a segment is proven by the header of the next one. */
+    struct slice bytes = slice_make(byte_of(w, 1, 0), SEGMENT);
+    uint64_t offset = LOG_BLOCK;
+    uint64_t end = LOG_BLOCK;
+    uint32_t seed = log_record_seed(w->files.identity, 1);
+    for (uint64_t sequence = 1; log_batch_find(bytes, end, seed, sequence, &end); sequence++) {
+        offset = end;
+    }
+    ASSERT(offset > LOG_BLOCK);
+    *byte_of(w, 1, offset - 100) ^= 1;
+    assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+    assert_non_null(strstr(error.message, "0000000000000001.seg is damaged"));
+    *byte_of(w, 1, offset - 100) ^= 1;
+
+    /* So is a header, even that of the newest segment: it was synced before the file got its name.
+     */
+    for (uint32_t number = 1; number <= 3; number++) {
+        *byte_of(w, number, 20) ^= 1;
+        assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+        *byte_of(w, number, 20) ^= 1;
+    }
+    assert_int_equal(world_open(w, &error), ERROR_NONE);
+    world_free(w);
+}
+
+static void test_missing_segments(void **state) {
+    (void)state;
+    struct error error;
+    for (uint32_t missing = 1; missing <= 2; missing++) {
+        struct world *w = opened_world();
+        while (log_index_segment_newest(w->index) < 3) {
+            append_batch(w, 0, 3, 3000);
+        }
+        stop(w);
+        char name[LOG_SEGMENT_NAME];
+        char path[MEMORY_NAME];
+        log_segment_name(missing, name);
+        snprintf(path, sizeof path, "log/%s", name);
+        memory_bind(&w->disk->now, path, -1);
+        assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+        assert_non_null(strstr(error.message, missing == 1 ? "entry 1 of group 0" : name));
+        world_free(w);
+    }
+}
+
+/* What is left of a torn batch must not complete a later batch that is torn in the same place. */
+static void test_torn_tail_is_wiped(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    append_batch(w, 0, 1, 472);
+    uint64_t tail = tail_of(w);
+    append_batch(w, 0, 20, 472);         /* several blocks */
+    memset(byte_of(w, 1, tail), 0, 512); /* the first record of the batch is missing */
+    assert_int_equal(reopen(w, &error), ERROR_NONE);
+    assert_int_equal(log_index_state(w->index, 0).last, 1);
+    uint64_t again = tail_of(w);
+    assert_int_equal(again, tail);
+    append_batch(w, 1, 2, 472);
+    /* Only its first record arrived, the rest of the blocks is what was there before. */
+    struct slice bytes = slice_make(byte_of(w, 1, 0), SEGMENT);
+    uint32_t seed = log_record_seed(w->files.identity, 1);
+    struct log_record record;
+    assert_true(log_record_decode(bytes, tail + 512, seed, &record));
+    assert_int_equal(record.group, 1);
+    for (uint64_t k = 2; k < 20; k++) {
+        assert_false(log_record_decode(bytes, tail + k * 512, seed, &record));
+    }
+    world_free(w);
+}
+
+static void test_recycled_segment_brings_nothing_back(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    append_batch(w, 0, 1, 100);
+    uint8_t *old = mem_dup(byte_of(w, 1, 0), SEGMENT);
+    while (log_index_segment_newest(w->index) < 2) {
+        append_batch(w, 0, 10, 1000);
+    }
+    uint64_t last = log_index_state(w->index, 0).last;
+    uint64_t tail = log_round_up(tail_of(w));
+    /* As if segment 2 had been segment 1 before. */
+    memcpy(byte_of(w, 2, tail), old + LOG_BLOCK, SEGMENT - tail);
+    assert_int_equal(reopen(w, &error), ERROR_NONE);
+    assert_int_equal(log_index_state(w->index, 0).last, last);
+    mem_free(old);
+    world_free(w);
+}
+
+/* Fails one call after the other: recovery reports it, keeps nothing open, and once the disk works
+ * everything is there. */
+static void test_each_failing_call(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    append_batch(w, 0, 20, 5000);
+    append_batch(w, 0, 3, 100);
+    uint64_t tail = tail_of(w);
+    append_batch(w, 0, 3, 472);
+    *byte_of(w, log_index_segment_newest(w->index), tail) ^= 1; /* a torn tail to be wiped */
+    struct log_spare spare;
+    log_spare_name(5, spare.name);
+    spare.file = log_file_prepare(&w->disk->storage, "log", spare.name, SEGMENT, true);
+    log_file_prepare(&w->disk->storage, "log", "next-7", SEGMENT, true);
+    stop(w);
+    unsigned failures = 0;
+    for (uint64_t call = 1;; call++) {
+        w->disk->fail_at = w->disk->calls + call;
+        enum error_code code = world_open(w, &error);
+        bool reached = w->disk->calls >= w->disk->fail_at;
+        w->disk->fail_at = 0;
+        if (!reached) {
+            assert_int_equal(code, ERROR_NONE);
+            break;
+        }
+        /* A spare that cannot be used is no reason to stay out; everything else is. */
+        if (code == ERROR_NONE) {
+            log_recovery_free(&w->recovery, &w->disk->storage);
+            world_drop(w);
+        } else {
+            assert_int_equal(code, ERROR_IO);
+            failures++;
+        }
+        assert_int_equal(w->disk->open_files, 0);
+    }
+    assert_true(failures >= 10);
+    assert_int_equal(log_index_state(w->index, 0).last, 23);
+    log_recovery_free(&w->recovery, &w->disk->storage);
+    assert_int_equal(w->disk->open_files, 0);
+    world_free(w);
+}
+
+static void test_each_failing_call_of_a_creation(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = world_new(7);
+    for (uint64_t call = 1;; call++) {
+        w->disk->fail_at = w->disk->calls + call;
+        enum error_code code = world_open(w, &error);
+        bool reached = w->disk->calls >= w->disk->fail_at;
+        w->disk->fail_at = 0;
+        if (!reached) {
+            assert_int_equal(code, ERROR_NONE);
+            break;
+        }
+        if (code == ERROR_NONE) {
+            log_recovery_free(&w->recovery, &w->disk->storage);
+            world_drop(w);
+        } else {
+            assert_int_equal(code, ERROR_IO);
+        }
+        assert_int_equal(w->disk->open_files, 0);
+    }
+    log_recovery_free(&w->recovery, &w->disk->storage);
+    world_free(w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_damage_before_the_last_batch),
+        cmocka_unit_test(test_damage_of_the_last_batch),
+        cmocka_unit_test(test_damage_in_an_older_segment),
+        cmocka_unit_test(test_missing_segments),
+        cmocka_unit_test(test_torn_tail_is_wiped),
+        cmocka_unit_test(test_recycled_segment_brings_nothing_back),
+        cmocka_unit_test(test_each_failing_call),
+        cmocka_unit_test(test_each_failing_call_of_a_creation),
         cmocka_unit_test(test_crashes_keep_every_promise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
