@@ -17,7 +17,11 @@ class CommandLineTest(ClusterTest):
     def test_help_and_version(self):
         status, out, err = run_server("--help")
         self.assertEqual((status, err), (0, ""))
-        for word in ("--config", "--single", "--version", "node_id", "data_dir"):
+        for word in ("--config", "--single", "--version", "--check-config", "SIGTERM"):
+            self.assertIn(word, out)
+        status, out, err = run_server("--help-config")
+        self.assertEqual((status, err), (0, ""))
+        for word in ("node_id", "data_dir", "insecure_listen"):
             self.assertIn(word, out)
         status, out, err = run_server("--version")
         self.assertEqual((status, err), (0, ""))

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 from harness.resp import Client, shard_of
-from harness.wait import wait_for
+from harness.wait import Hopeless, wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -268,14 +268,18 @@ class Cluster:
 
     def wait_ready(self, timeout_s=30):
         """Until every running node answers and agrees with the others on a leader for each shard."""
-        timeout_s *= Options.slowdown() if Options.sanitizer() else 1
+        expected = self.running()
         try:
-            wait_for(self._is_ready, "the cluster to be ready", timeout_s)
+            wait_for(
+                lambda: self._is_ready(expected), "the cluster to be ready", timeout_s * Options.slowdown()
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tails()}") from None
 
-    def _is_ready(self):
+    def _is_ready(self, expected):
         running = self.running()
+        if running != expected:
+            raise Hopeless(f"running are {running} of {expected}")
         views = [node.shards() for node in running]
         ids = {node.id for node in running}
         for number in range(self.n_shards):

@@ -7,6 +7,10 @@ class TimedOut(AssertionError):
     pass
 
 
+class Hopeless(Exception):
+    """Raised by a condition that can never come true."""
+
+
 def wait_for(condition, what, timeout_s=30, pause_s=0.05):
     """Waits until condition() is true and returns its value. Exceptions of the usual kinds while a
     cluster changes count as "not yet"; the last one is told when the time is over."""
@@ -18,6 +22,8 @@ def wait_for(condition, what, timeout_s=30, pause_s=0.05):
             if value:
                 return value
             last = f"last value: {value!r}"
+        except Hopeless as error:
+            raise AssertionError(f"waited for {what}; {error}") from None
         except Exception as error:  # noqa: BLE001 - told below
             last = f"last error: {error!r}"
         if time.monotonic() > deadline:
