@@ -13,7 +13,12 @@
 #include "node/machine/command.h"
 #include "raft/peers.h"
 
-enum { PEER_MESSAGE_FORWARD = 16, PEER_MESSAGE_REPLY = 17, PEER_MESSAGE_DIGEST = 18 };
+enum {
+    PEER_MESSAGE_FORWARD = 16,
+    PEER_MESSAGE_REPLY = 17,
+    PEER_MESSAGE_DIGEST = 18,
+    PEER_MESSAGE_REPLACE = 19
+};
 
 /* Larger commands and results travel as an attachment on the bulk lane. */
 enum { FORWARD_INLINE_MAX = 32 * 1024 };

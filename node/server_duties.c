@@ -135,6 +135,7 @@ void server_on_tick(struct server *server) {
         watch_disk(server);
         if (server->started) {
             balance(server, now_ms);
+            server_tend_members(server, now_ms);
             free_segments(server);
         }
         char reason[HTTP_REASON_SIZE];

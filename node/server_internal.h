@@ -74,6 +74,12 @@ struct server {
     uint64_t leading_since_ms[LIMIT_SHARDS];
     char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
 
+    /* A node that lost its disk is being taken out and in again. */
+    uint64_t replace_node; /* 0: none */
+    uint64_t replace_until_ms;
+    uint64_t replace_out;     /* bit per shard: this node saw it without that voter */
+    uint64_t replace_pending; /* bit per shard: still to be taken out */
+
     bool stopping;
     uint64_t stop_deadline_ms;
     bool closing;
@@ -100,6 +106,14 @@ void server_on_digest(struct server *server, unsigned shard, struct job_digest d
 void server_receive_digest(struct server *server, uint64_t from,
                            const struct peer_message *message);
 unsigned server_leads(const struct server *server); /* number of shards led by this node */
+
+/* server_members.c: membership of the groups */
+void server_tend_members(struct server *server, uint64_t now_ms);
+void server_receive_replace(struct server *server, uint64_t from,
+                            const struct peer_message *message);
+/* An operator says that `node` lost its disk: all groups take it out and in again. On refusal the
+ * error tells why. */
+enum error_code server_replace(struct server *server, uint64_t node, struct error *error);
 
 /* server_describe.c */
 void server_describe(void *data, struct server_info *info);

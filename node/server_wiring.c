@@ -228,6 +228,9 @@ static void peers_message(void *data, uint64_t from, struct peer_message *messag
     } else if (message->type == PEER_MESSAGE_DIGEST) {
         server_receive_digest(server, from, message);
         drop_message(message);
+    } else if (message->type == PEER_MESSAGE_REPLACE) {
+        server_receive_replace(server, from, message);
+        drop_message(message);
     } else {
         sound = server->started && router_receive(server->router, from, message);
         sound = sound || !server->started;

@@ -606,20 +606,15 @@ void group_peer_gone(struct group *group, uint64_t now_ms, uint64_t node) {
     }
 }
 
-bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *payloads,
+static bool submit(struct group *group, enum raft_entry_type type, struct payload *const *payloads,
                    unsigned n, uint64_t *first) {
-    ASSERT(n > 0);
-    group->now_ms = now_ms;
-    if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group)) {
-        return false;
-    }
     struct raft_entry *entries = mem_zalloc(n, sizeof *entries);
     struct payload **copies = mem_dup(payloads, n * sizeof *copies);
     void *batch = raft_malloc(1);
     ASSERT(batch != NULL);
     for (unsigned i = 0; i < n; i++) {
         entries[i].term = raft_current_term(&group->raft);
-        entries[i].type = RAFT_COMMAND;
+        entries[i].type = type;
         entries[i].buf.base = copies[i]->data;
         entries[i].buf.len = copies[i]->size;
         entries[i].batch = batch;
@@ -638,6 +633,41 @@ bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *
     mem_free(copies);
     group_settle(group);
     return proposed;
+}
+
+bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *payloads,
+                   unsigned n, uint64_t *first) {
+    ASSERT(n > 0);
+    group->now_ms = now_ms;
+    if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group)) {
+        return false;
+    }
+    return submit(group, RAFT_COMMAND, payloads, n, first);
+}
+
+bool group_is_changing(const struct group *group) {
+    return group->raft.configuration_uncommitted_index != 0;
+}
+
+bool group_change(struct group *group, uint64_t now_ms, struct payload *config) {
+    uint64_t index;
+    group->now_ms = now_ms;
+    if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group) ||
+        group_is_changing(group) || !group_config_is_valid(payload_slice(config))) {
+        return false;
+    }
+    return submit(group, RAFT_CHANGE, &config, 1, &index);
+}
+
+unsigned group_servers(const struct group *group, struct group_server servers[LIMIT_NODES]) {
+    const struct raft_configuration *config = &group->raft.configuration;
+    unsigned n = 0;
+    for (unsigned i = 0; i < config->n && n < LIMIT_NODES; i++) {
+        servers[n++] = (struct group_server){.id = config->servers[i].id,
+                                             .address = config->servers[i].address,
+                                             .voter = config->servers[i].role == RAFT_VOTER};
+    }
+    return n;
 }
 
 bool group_transfer(struct group *group, uint64_t now_ms, uint64_t to) {

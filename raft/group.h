@@ -121,6 +121,15 @@ void group_peer_gone(struct group *group, uint64_t now_ms, uint64_t node);
 bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *payloads,
                    unsigned n, uint64_t *first);
 
+/* Proposes a new configuration; it may differ from the present one by a single server. False when
+ * this node does not lead, or an earlier change is not committed yet. */
+bool group_change(struct group *group, uint64_t now_ms, struct payload *config);
+/* Servers of the present configuration; the addresses are valid until the next call that may change
+ * it. Returns their number. */
+unsigned group_servers(const struct group *group, struct group_server servers[LIMIT_NODES]);
+/* True while a change of the configuration is not committed yet. */
+bool group_is_changing(const struct group *group);
+
 /* A linearizable read arrives at this leader: returns the round to wait for (on_reads). */
 uint64_t group_read(struct group *group);
 /* Newest confirmed round. */
