@@ -291,8 +291,8 @@ static void session_dispatch(struct session *session) {
     if (session->pending.oversized > 0) {
         refuse_oversized(&call, session->pending.oversized);
     } else {
-        verb_run(&call, session->pending_verb);
         session->last_verb = session->pending_verb;
+        verb_run(&call, session->pending_verb);
     }
     ASSERT(session->answered);
     session_count_reply(session);
