@@ -78,7 +78,7 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
     [CONFIG_LOG_CACHE] = {"log_cache", VALUE_SIZE, FIELD(log_cache), 64 * KIB, 64 * GIB, "16MiB",
                           "recent log entries kept in memory"},
     [CONFIG_SHARD_CACHE] = {"shard_cache", VALUE_SIZE, FIELD(shard_cache), 64 * KIB, 64 * GIB,
-                            "1MiB", "database page cache of each shard"},
+                            "16MiB", "database page cache of each shard"},
     [CONFIG_WORKERS] = {"workers", VALUE_NUMBER, FIELD(workers), 1, 64, "2",
                         "state machine threads"},
     [CONFIG_SNAPSHOT_LOG_BYTES] = {"snapshot_log_bytes", VALUE_SIZE, FIELD(snapshot_log_bytes),
