@@ -72,7 +72,7 @@ static inline void fixture_unlink(const struct fixture *fixture, const char *nam
 static inline void fixture_destroy(struct fixture *fixture) {
     static const char *const names[] = {"shard",         "shard-wal", "shard-shm",
                                         "shard-journal", "staged",    "staged-wal",
-                                        "image",         "image-wal", "image-shm"};
+                                        "image",         "image-wal", "image-journal"};
     machine_close(fixture->machine);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         fixture_unlink(fixture, names[i]);
