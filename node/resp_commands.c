@@ -104,8 +104,9 @@ static int compare_nocase(struct slice name, const char *other) {
         int c = name.data[i];
         c = c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
         int difference = c - (unsigned char)other[i];
-        if (difference != 0) {
-            return difference; /* also where `other` ends */
+        /* A name may hold a NUL: never look behind the one that ends `other`. */
+        if (difference != 0 || other[i] == '\0') {
+            return difference != 0 ? difference : 1;
         }
     }
     return other[name.size] == '\0' ? 0 : -1;

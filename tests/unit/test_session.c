@@ -1,0 +1,764 @@
+/* A session against a router whose operations the test completes in any order. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/slot.h"
+#include "node/op.h"
+#include "node/server_info.h"
+#include "node/session.h"
+
+enum { MAX_OPS = 4096, SHARDS = 8 };
+
+static struct {
+    struct session_host host;
+    struct session *session;
+    struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
+    unsigned n_ops;
+    bool at_once; /* complete with OK inside submit */
+    unsigned wakes;
+    uint64_t now_ms;
+} t;
+
+static void complete(unsigned i, struct result result) {
+    struct op *op = t.ops[i];
+    assert_non_null(op);
+    t.ops[i] = NULL;
+    op->done(op, &result);
+    result_free(&result);
+}
+
+static void complete_ok(unsigned i) {
+    complete(i, (struct result){.kind = RESULT_OK});
+}
+
+static void complete_integer(unsigned i, int64_t value) {
+    complete(i, (struct result){.kind = RESULT_INTEGER, .integer = value});
+}
+
+static void complete_bulk(unsigned i, size_t size, char fill) {
+    struct result result = {.kind = RESULT_BULK};
+    buffer_reserve(&result.data, size + 1);
+    memset(result.data.data, fill, size);
+    result.data.size = size;
+    complete(i, result);
+}
+
+static void fake_submit(void *data, struct op *op) {
+    (void)data;
+    assert_true(t.n_ops < MAX_OPS);
+    t.ops[t.n_ops++] = op;
+    if (t.at_once) {
+        complete_ok(t.n_ops - 1);
+    }
+}
+
+static uint64_t fake_now_ms(void *data) {
+    (void)data;
+    return t.now_ms;
+}
+
+static void fake_describe(void *data, struct server_info *info) {
+    (void)data;
+    info->cluster = "test";
+    info->node_id = 2;
+    info->n_nodes = 1;
+    info->nodes[0] = (struct server_info_node){2, "127.0.0.1:7102", true};
+    info->n_shards = 2;
+    info->shards[0] = (struct server_info_shard){.role = "leader", .leader = 2, .keys = 5};
+    info->shards[1] = (struct server_info_shard){.role = "follower", .leader = 1, .keys = 4};
+    info->uptime_ms = 90061000;
+}
+
+static void on_wake(void *data) {
+    (void)data;
+    t.wakes++;
+}
+
+static struct session *open_session(void) {
+    return session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
+}
+
+static int setup(void **state) {
+    (void)state;
+    memset(&t, 0, sizeof t);
+    t.now_ms = 1000;
+    const struct session_limits limits = {.n_shards = SHARDS,
+                                          .max_value = MIB,
+                                          .max_pipeline = 16,
+                                          .max_output = 256 * 1024,
+                                          .max_input = 4 * MIB};
+    const struct session_port port = {NULL, fake_submit, fake_now_ms, fake_describe};
+    session_host_init(&t.host, &limits, &port);
+    t.session = open_session();
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    if (t.session != NULL) {
+        session_free(t.session);
+    }
+    for (unsigned i = 0; i < t.n_ops; i++) {
+        if (t.ops[i] != NULL) {
+            complete_ok(i);
+        }
+    }
+    return t.host.n_sessions == 0 && t.host.n_slots == 0 && t.host.input_bytes == 0 ? 0 : -1;
+}
+
+static void feed_bytes(struct session *session, const void *bytes, size_t size) {
+    const uint8_t *from = bytes;
+    while (size > 0) {
+        assert_true(session_wants_read(session));
+        uint8_t *data;
+        size_t space;
+        session_input_space(session, &data, &space);
+        size_t taken = space < size ? space : size;
+        memcpy(data, from, taken);
+        session_input_filled(session, taken);
+        from += taken;
+        size -= taken;
+    }
+}
+
+static void feed(const char *text) {
+    feed_bytes(t.session, text, strlen(text));
+}
+
+/* What the session wants to send now; valid until the next call. */
+static const char *sent_by(struct session *session) {
+    static struct buffer text;
+    buffer_free(&text);
+    struct slice slice;
+    while (output_peek(session_output(session), &slice, 1) > 0) {
+        buffer_append_slice(&text, slice);
+        output_consume(session_output(session), slice.size);
+        session_sent(session, slice.size);
+    }
+    buffer_put_u8(&text, 0);
+    /* Kept small, and released, so that the leak checker sees only the session's memory. */
+    static char copy[64 * 1024];
+    snprintf(copy, sizeof copy, "%s", (char *)text.data);
+    buffer_free(&text);
+    return copy;
+}
+
+static void assert_reply(const char *input, const char *output) {
+    feed(input);
+    assert_string_equal(sent_by(t.session), output);
+}
+
+/* The command of submitted op i. */
+static struct command command_of(unsigned i) {
+    struct command command;
+    struct error error;
+    assert_true(i < t.n_ops && t.ops[i] != NULL);
+    assert_int_equal(command_decode(buffer_slice(&t.ops[i]->command), &command, &error),
+                     ERROR_NONE);
+    return command;
+}
+
+static void assert_arg(unsigned op, unsigned arg, const char *text) {
+    struct command command = command_of(op);
+    struct reader reader = reader_make(command.args);
+    struct slice slice = {0};
+    assert_true(arg < command.n_args);
+    for (unsigned i = 0; i <= arg; i++) {
+        slice = command_next_arg(&reader);
+    }
+    assert_true(slice_equal(slice, slice_of(text)));
+}
+
+/* ---- replies ---- */
+
+static void test_local_commands(void **state) {
+    (void)state;
+    assert_reply("PING\r\n", "+PONG\r\n");
+    assert_reply("*2\r\n$4\r\nping\r\n$2\r\nhi\r\n", "$2\r\nhi\r\n");
+    assert_reply("PING a b\r\n", "-ERR wrong number of arguments for 'ping' command\r\n");
+    assert_reply("\r\nECHO x\r\n", "$1\r\nx\r\n");
+    assert_reply("ECHO\r\n", "-ERR wrong number of arguments for 'echo' command\r\n");
+    assert_reply("SELECT 0\r\n", "+OK\r\n");
+    assert_reply("SELECT 1\r\n", "-ERR DB index is out of range\r\n");
+    assert_reply("SELECT x\r\n", "-ERR value is not an integer or out of range\r\n");
+    assert_reply("FOO a b\r\n",
+                 "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n");
+    assert_reply("FOO\r\n", "-ERR unknown command 'FOO', with args beginning with: \r\n");
+    assert_int_equal(t.n_ops, 0);
+    assert_int_equal(t.host.stats.commands, 10);
+    assert_int_equal(t.host.stats.errors, 6);
+}
+
+static void test_client_commands(void **state) {
+    (void)state;
+    assert_reply("CLIENT ID\r\n", ":1\r\n");
+    assert_reply("CLIENT GETNAME\r\n", "$-1\r\n");
+    assert_reply("client setname worker\r\n", "+OK\r\n");
+    assert_reply("CLIENT GETNAME\r\n", "$6\r\nworker\r\n");
+    assert_reply("CLIENT SETNAME \"a b\"\r\n",
+                 "-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
+    assert_reply("CLIENT SETINFO lib-name x\r\n", "+OK\r\n");
+    assert_reply("CLIENT SETINFO colour x\r\n", "-ERR Unrecognized option 'colour'\r\n");
+    assert_reply("CLIENT NO-EVICT on\r\n", "+OK\r\n");
+    assert_reply("CLIENT NO-EVICT x\r\n", "-ERR syntax error\r\n");
+    assert_reply("CLIENT KILL x\r\n", "-ERR unknown subcommand 'KILL'. Try CLIENT HELP.\r\n");
+    assert_reply("CLIENT SETNAME\r\n",
+                 "-ERR wrong number of arguments for 'client|setname' command\r\n");
+    assert_reply("CLIENT\r\n", "-ERR wrong number of arguments for 'client' command\r\n");
+    t.now_ms = 6000;
+    feed("CLIENT INFO\r\n");
+    const char *text = sent_by(t.session);
+    assert_non_null(strstr(text, "id=1 addr=127.0.0.1:5000 laddr=127.0.0.1:7102 name=worker "
+                                 "age=5 idle=0 "));
+    struct session *other = open_session();
+    feed("CLIENT LIST\r\n");
+    text = sent_by(t.session);
+    assert_non_null(strstr(text, "\nid=2 addr="));
+    session_free(other);
+    feed("CLIENT HELP\r\n");
+    assert_non_null(strstr(sent_by(t.session), "setname name"));
+}
+
+static void test_hello_and_resp3(void **state) {
+    (void)state;
+    assert_reply("HELLO\r\n", "*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n"
+                              "7.0.15\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:1\r\n$4\r\nmode\r\n"
+                              "$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules"
+                              "\r\n*0\r\n");
+    assert_reply("HELLO 4\r\n", "-NOPROTO unsupported protocol version\r\n");
+    assert_reply("HELLO x\r\n", "-ERR Protocol version is not an integer or out of range\r\n");
+    assert_reply("HELLO 3 NOPE\r\n", "-ERR Syntax error in HELLO option 'NOPE'\r\n");
+    assert_reply("HELLO 3 AUTH a\r\n", "-ERR Syntax error in HELLO option 'AUTH'\r\n");
+    /* An error changes nothing. */
+    assert_reply("CLIENT GETNAME\r\n", "$-1\r\n");
+    feed("HELLO 3 AUTH blue pw SETNAME me\r\n");
+    assert_memory_equal(sent_by(t.session), "%7\r\n$6\r\nserver\r\n", 16);
+    assert_reply("CLIENT GETNAME\r\n", "$2\r\nme\r\n");
+    assert_reply("CLIENT SETNAME \"\"\r\nCLIENT GETNAME\r\n", "+OK\r\n_\r\n");
+    feed("GET k\r\n");
+    assert_true(slice_equal(command_of(0).project, slice_of("blue")));
+    complete(0, (struct result){.kind = RESULT_NIL});
+    assert_string_equal(sent_by(t.session), "_\r\n");
+    assert_reply("CONFIG GET save\r\n", "%1\r\n$4\r\nsave\r\n$0\r\n\r\n");
+}
+
+static void test_auth_picks_the_project_in_order(void **state) {
+    (void)state;
+    feed("SET a 1\r\nAUTH red x\r\nSET a 2\r\nAUTH pw\r\nSET a 3\r\n");
+    assert_int_equal(t.n_ops, 3);
+    assert_true(slice_equal(command_of(0).project, slice_of("default")));
+    assert_true(slice_equal(command_of(1).project, slice_of("red")));
+    assert_true(slice_equal(command_of(2).project, slice_of("default")));
+    assert_int_equal(t.ops[1]->shard, slot_shard(slot_of(slice_of("red")), SHARDS));
+    complete_ok(2);
+    complete_ok(1);
+    assert_string_equal(sent_by(t.session), "");
+    complete_ok(0);
+    assert_string_equal(sent_by(t.session), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
+    assert_reply("AUTH a b c\r\n", "-ERR syntax error\r\n");
+    assert_reply("AUTH \"\" x\r\n",
+                 "-TOOBIG project name of 0 bytes is outside the limits of 1 to 128 bytes\r\n");
+    assert_reply("AUTH \"a b\" x\r\n", "-ERR project name holds a blank or control character\r\n");
+    char text[256];
+    char name[LIMIT_PROJECT_NAME + 2];
+    memset(name, 'p', sizeof name);
+    name[LIMIT_PROJECT_NAME + 1] = '\0';
+    snprintf(text, sizeof text, "AUTH %s x\r\n", name);
+    assert_reply(text,
+                 "-TOOBIG project name of 129 bytes is outside the limits of 1 to 128 bytes\r\n");
+    snprintf(text, sizeof text, "AUTH %s x\r\n", name + 1);
+    assert_reply(text, "+OK\r\n");
+}
+
+static void test_set_options(void **state) {
+    (void)state;
+    const struct {
+        const char *input;
+        uint8_t flags;
+        enum command_expiry mode;
+        uint64_t expiry_ms;
+    } good[] = {
+        {"SET k v\r\n", 0, COMMAND_EXPIRY_NONE, 0},
+        {"set k v ex 10 nx\r\n", COMMAND_FLAG_NX, COMMAND_EXPIRY_AFTER, 10000},
+        {"SET k v PX 10 XX GET\r\n", COMMAND_FLAG_XX | COMMAND_FLAG_GET, COMMAND_EXPIRY_AFTER, 10},
+        {"SET k v EXAT 2000000000\r\n", 0, COMMAND_EXPIRY_AT, 2000000000000},
+        {"SET k v GET PXAT 1\r\n", COMMAND_FLAG_GET, COMMAND_EXPIRY_AT, 1},
+        {"SET k v KEEPTTL\r\n", COMMAND_FLAG_KEEPTTL, COMMAND_EXPIRY_NONE, 0},
+        {"SET k v NX GET\r\n", COMMAND_FLAG_NX | COMMAND_FLAG_GET, COMMAND_EXPIRY_NONE, 0},
+        {"SET k v PXAT 9007199254740992\r\n", 0, COMMAND_EXPIRY_AT, (uint64_t)1 << 53},
+    };
+    for (unsigned i = 0; i < sizeof good / sizeof good[0]; i++) {
+        feed(good[i].input);
+        struct command command = command_of(i);
+        assert_int_equal(command.kind, COMMAND_SET);
+        assert_int_equal(command.flags, good[i].flags);
+        assert_int_equal(command.expiry_mode, good[i].mode);
+        assert_int_equal(command.expiry_ms, good[i].expiry_ms);
+        assert_arg(i, 0, "k");
+        assert_arg(i, 1, "v");
+        complete_ok(i);
+        assert_string_equal(sent_by(t.session), "+OK\r\n");
+    }
+}
+
+static void test_set_refusals(void **state) {
+    (void)state;
+    const char *syntax[] = {"NX XX",        "EX",   "EX 10 PX 10", "KEEPTTL EX 10",
+                            "EX 1 KEEPTTL", "NOPE", "PX 10 EX"};
+    for (unsigned i = 0; i < sizeof syntax / sizeof syntax[0]; i++) {
+        char input[64];
+        snprintf(input, sizeof input, "SET k v %s\r\n", syntax[i]);
+        assert_reply(input, "-ERR syntax error\r\n");
+    }
+    const char *expiry[] = {"EX 0",
+                            "EX -1",
+                            "PX 0",
+                            "EXAT 0",
+                            "PXAT -5",
+                            "EX 9223372036854775807",
+                            "PX 9223372036854775807",
+                            "EX 9223372036854776",
+                            "PX 9007199254740992",
+                            "PXAT 9007199254740993",
+                            "EXAT 9007199254741"};
+    for (unsigned i = 0; i < sizeof expiry / sizeof expiry[0]; i++) {
+        char input[64];
+        snprintf(input, sizeof input, "SET k v %s\r\n", expiry[i]);
+        assert_reply(input, "-ERR invalid expire time in 'set' command\r\n");
+    }
+    assert_reply("SET k v EX abc\r\n", "-ERR value is not an integer or out of range\r\n");
+    assert_reply("SET k v EX 9223372036854775808\r\n",
+                 "-ERR value is not an integer or out of range\r\n");
+    assert_reply("SET k\r\n", "-ERR wrong number of arguments for 'set' command\r\n");
+    assert_int_equal(t.n_ops, 0);
+}
+
+static void test_sizes_are_refused_in_words(void **state) {
+    (void)state;
+    assert_reply("SET \"\" v\r\n",
+                 "-TOOBIG key of 0 bytes is outside the limits of 1 to 65536 bytes\r\n");
+    assert_reply("DEL a \"\"\r\n",
+                 "-TOOBIG key of 0 bytes is outside the limits of 1 to 65536 bytes\r\n");
+    struct buffer big = {0};
+    buffer_reserve(&big, 2 * MIB);
+    memset(big.data, 'x', 2 * MIB);
+    feed("*2\r\n$3\r\nGET\r\n$65537\r\n");
+    feed_bytes(t.session, big.data, 65537);
+    assert_reply("\r\n",
+                 "-TOOBIG key of 65537 bytes is outside the limits of 1 to 65536 bytes\r\n");
+    feed("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048577\r\n");
+    feed_bytes(t.session, big.data, 1048577);
+    assert_reply("\r\nPING\r\n",
+                 "-TOOBIG 1048577 bytes exceed the limit of 1048576 bytes for an argument "
+                 "(max_value) or of 1572864 bytes for a whole command\r\n+PONG\r\n");
+    assert_int_equal(t.n_ops, 0);
+    /* Exactly at the limits. */
+    feed("*3\r\n$3\r\nSET\r\n$65536\r\n");
+    feed_bytes(t.session, big.data, 65536);
+    feed("\r\n$1048576\r\n");
+    feed_bytes(t.session, big.data, 1048576);
+    feed("\r\n");
+    assert_int_equal(t.n_ops, 1);
+    /* The parser's copy of the value has gone although the operation has not completed. */
+    assert_true(t.host.input_bytes < 64 * 1024);
+    assert_int_equal(command_of(0).n_args, 2);
+    buffer_free(&big);
+}
+
+static void test_key_commands(void **state) {
+    (void)state;
+    const struct {
+        const char *input;
+        enum command_kind kind;
+        uint32_t n_args;
+        uint8_t flags;
+    } cases[] = {
+        {"GET a\r\n", COMMAND_GET, 1, 0},
+        {"EXISTS a b a\r\n", COMMAND_EXISTS, 3, 0},
+        {"DEL a b\r\n", COMMAND_DELETE, 2, 0},
+        {"UNLINK a\r\n", COMMAND_DELETE, 1, 0},
+        {"PTTL a\r\n", COMMAND_PTTL, 1, 0},
+        {"TTL a\r\n", COMMAND_PTTL, 1, COMMAND_FLAG_ROUND_S},
+        {"DBSIZE\r\n", COMMAND_DBSIZE, 0, 0},
+        {"FLUSHDB\r\n", COMMAND_CLEAR, 0, 0},
+        {"FLUSHDB async\r\n", COMMAND_CLEAR, 0, 0},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        feed(cases[i].input);
+        struct command command = command_of(i);
+        assert_int_equal(command.kind, cases[i].kind);
+        assert_int_equal(command.n_args, cases[i].n_args);
+        assert_int_equal(command.flags, cases[i].flags);
+        assert_int_equal(t.ops[i]->is_write, command_is_write(command.kind));
+        complete_integer(i, (int64_t)i - 2);
+        char reply[16];
+        snprintf(reply, sizeof reply, ":%d\r\n", (int)i - 2);
+        assert_string_equal(sent_by(t.session), reply);
+    }
+    assert_reply("FLUSHDB now\r\n", "-ERR syntax error\r\n");
+    assert_reply("FLUSHDB sync sync\r\n", "-ERR syntax error\r\n");
+}
+
+static void test_results(void **state) {
+    (void)state;
+    feed("GET a\r\nGET b\r\nGET c\r\nGET d\r\nGET e\r\nGET f\r\n");
+    complete(0, (struct result){.kind = RESULT_NIL});
+    complete_bulk(1, 0, 'x');
+    complete_bulk(2, 3, 'x');
+    struct result error = {0};
+    result_set_error(&error, ERROR_QUOTA, "quota of 10 bytes\r\nreached");
+    complete(3, error);
+    complete(4, (struct result){.kind = RESULT_ERROR, .code = ERROR_UNCERTAIN});
+    struct result numbers = {.kind = RESULT_INTEGERS};
+    buffer_put_u64(&numbers.data, 7);
+    buffer_put_u64(&numbers.data, 8);
+    complete(5, numbers);
+    assert_string_equal(sent_by(t.session),
+                        "$-1\r\n$0\r\n\r\n$3\r\nxxx\r\n-QUOTA quota of 10 bytes  reached\r\n"
+                        "-UNCERTAIN the request may or may not have been carried out\r\n"
+                        "*2\r\n:7\r\n:8\r\n");
+    assert_int_equal(t.wakes, 6);
+}
+
+static void test_server_commands(void **state) {
+    (void)state;
+    assert_reply("COMMAND COUNT\r\n", ":19\r\n");
+    assert_reply("COMMAND INFO nosuch get\r\n",
+                 "*2\r\n*-1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n"
+                 ":1\r\n*2\r\n+@read\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n");
+    assert_reply("COMMAND DOCS nosuch\r\n", "*0\r\n");
+    assert_reply("COMMAND DOCS get nosuch\r\n",
+                 "*2\r\n$3\r\nget\r\n*8\r\n$7\r\nsummary\r\n$14\r\nValue of a key\r\n$5\r\nsince"
+                 "\r\n$5\r\n0.1.0\r\n$5\r\ngroup\r\n$6\r\nstring\r\n$6\r\nsyntax\r\n$3\r\nkey\r\n");
+    feed("COMMAND DOCS client|id\r\n");
+    assert_memory_equal(sent_by(t.session), "*2\r\n$9\r\nclient|id\r\n", 18);
+    feed("COMMAND\r\n");
+    assert_memory_equal(sent_by(t.session), "*19\r\n*10\r\n", 10);
+    feed("COMMAND DOCS\r\n");
+    assert_memory_equal(sent_by(t.session), "*38\r\n$4\r\nauth\r\n", 15);
+    feed("COMMAND LIST\r\n");
+    assert_memory_equal(sent_by(t.session), "*19\r\n$4\r\nauth\r\n", 15);
+    assert_reply("COMMAND NOPE\r\n", "-ERR unknown subcommand 'NOPE'. Try COMMAND HELP.\r\n");
+    assert_reply("CONFIG GET save\r\n", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n");
+    assert_reply("CONFIG GET APPEND* nothing\r\n", "*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n");
+    feed("CONFIG SET a b\r\n");
+    assert_memory_equal(sent_by(t.session), "-ERR settings cannot be changed", 31);
+    assert_reply("CONFIG RESETSTAT\r\n", "+OK\r\n");
+    assert_int_equal(t.host.stats.errors, 0);
+
+    feed("INFO\r\n");
+    const char *text = sent_by(t.session);
+    const char *lines[] = {"# Server\r\n",
+                           "redis_version:7.0.15\r\n",
+                           "invoke_kv_version:",
+                           "uptime_in_seconds:90061\r\nuptime_in_days:1\r\n",
+                           "\r\n\r\n# Clients\r\nconnected_clients:1\r\n",
+                           "# Memory\r\n",
+                           "# Stats\r\n",
+                           "role:master\r\n",
+                           "cluster_enabled:0\r\ncluster_name:test\r\nnode_id:2\r\n",
+                           "node2:address=127.0.0.1:7102,connected=1\r\n",
+                           "shard0:role=leader,leader=2,term=0,",
+                           "shard1:role=follower,leader=1,",
+                           "db0:keys=9,"};
+    for (unsigned i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        assert_non_null(strstr(text, lines[i]));
+    }
+    feed("INFO keyspace\r\n");
+    assert_string_equal(sent_by(t.session),
+                        "$44\r\n# Keyspace\r\ndb0:keys=9,expires=0,avg_ttl=0\r\n\r\n");
+    assert_reply("INFO nosuch\r\n", "$0\r\n\r\n");
+}
+
+/* ---- order ---- */
+
+static void test_replies_keep_the_order_of_commands(void **state) {
+    (void)state;
+    feed("GET a\r\nPING\r\nGET b\r\nECHO x\r\nECHO y\r\nGET c\r\n");
+    assert_int_equal(t.n_ops, 3);
+    complete_bulk(2, 1, 'c');
+    complete_bulk(1, 1, 'b');
+    assert_string_equal(sent_by(t.session), "");
+    complete_bulk(0, 1, 'a');
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n+PONG\r\n$1\r\nb\r\n$1\r\nx\r\n$1\r\ny\r\n"
+                                            "$1\r\nc\r\n");
+}
+
+static void test_a_write_waits_for_reads(void **state) {
+    (void)state;
+    feed("GET a\r\nGET b\r\nSET a 1\r\nPING\r\n");
+    assert_int_equal(t.n_ops, 2);
+    assert_false(session_wants_read(t.session));
+    complete_bulk(1, 1, 'b');
+    assert_false(session_needs_resume(t.session));
+    complete_bulk(0, 1, 'a');
+    assert_int_equal(t.n_ops, 2); /* never from within a completion */
+    assert_true(session_needs_resume(t.session));
+    session_resume(t.session);
+    assert_int_equal(t.n_ops, 3);
+    assert_true(session_wants_read(t.session));
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n$1\r\nb\r\n");
+    complete_ok(2);
+    assert_string_equal(sent_by(t.session), "+OK\r\n+PONG\r\n");
+}
+
+static void test_a_read_behind_writes_is_marked(void **state) {
+    (void)state;
+    feed("GET a\r\n");
+    assert_false(t.ops[0]->after_writes);
+    complete_bulk(0, 1, 'a');
+    feed("SET a 1\r\nGET a\r\n");
+    assert_int_equal(t.n_ops, 3);
+    assert_true(t.ops[1]->is_write);
+    assert_true(t.ops[2]->after_writes);
+    complete_bulk(2, 1, '1');
+    complete_ok(1);
+    feed("GET a\r\n");
+    assert_false(t.ops[3]->after_writes);
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n+OK\r\n$1\r\n1\r\n");
+}
+
+static void test_hello_does_not_change_earlier_replies(void **state) {
+    (void)state;
+    feed("GET a\r\nHELLO 3\r\nGET b\r\n");
+    complete(1, (struct result){.kind = RESULT_NIL});
+    complete(0, (struct result){.kind = RESULT_NIL});
+    const char *text = sent_by(t.session);
+    assert_memory_equal(text, "$-1\r\n%7\r\n", 9);
+    assert_string_equal(text + strlen(text) - 7, "*0\r\n_\r\n");
+}
+
+static void test_completion_within_submit(void **state) {
+    (void)state;
+    t.at_once = true;
+    feed("SET a 1\r\nPING\r\nSET b 2\r\nGET a\r\nSET c 3\r\n");
+    assert_string_equal(sent_by(t.session), "+OK\r\n+PONG\r\n+OK\r\n+OK\r\n+OK\r\n");
+    assert_int_equal(t.wakes, 0);
+}
+
+/* Random completion orders: replies always match their commands. */
+static void test_any_order_of_completion(void **state) {
+    (void)state;
+    srand(7);
+    for (unsigned round = 0; round < 200; round++) {
+        unsigned first = t.n_ops;
+        char expected[512] = "", text[512] = "";
+        for (unsigned i = 0; i < 12; i++) {
+            bool ping = rand() % 3 == 0;
+            char line[32];
+            snprintf(line, sizeof line, ping ? "ECHO e%u\r\n" : "GET g%u\r\n", i + 10);
+            strcat(text, line);
+            snprintf(line, sizeof line, ping ? "$3\r\ne%u\r\n" : ":%u\r\n", i + 10);
+            strcat(expected, line);
+        }
+        feed(text);
+        char got[1024] = "";
+        for (unsigned left = t.n_ops - first; left > 0;) {
+            unsigned i = first + (unsigned)rand() % (t.n_ops - first);
+            if (t.ops[i] == NULL) {
+                continue;
+            }
+            struct command command = command_of(i);
+            struct reader reader = reader_make(command.args);
+            struct slice key = command_next_arg(&reader);
+            complete_integer(i, (key.data[1] - '0') * 10 + (key.data[2] - '0'));
+            strcat(got, sent_by(t.session));
+            left--;
+        }
+        strcat(got, sent_by(t.session));
+        assert_string_equal(got, expected);
+        t.n_ops = first;
+    }
+}
+
+/* ---- bounds ---- */
+
+static void test_pipeline_is_bounded(void **state) {
+    (void)state;
+    struct buffer text = {0};
+    for (unsigned i = 0; i < 40; i++) {
+        buffer_append(&text, "SET a 1\r\n", 9);
+    }
+    feed_bytes(t.session, text.data, text.size);
+    buffer_free(&text);
+    assert_int_equal(t.n_ops, 16);
+    assert_false(session_wants_read(t.session));
+    for (unsigned i = 0; i < 40; i++) {
+        complete_ok(i);
+        assert_true(t.n_ops >= 40 || session_needs_resume(t.session));
+        session_resume(t.session);
+    }
+    assert_int_equal(t.n_ops, 40);
+    assert_true(session_wants_read(t.session));
+    assert_int_equal(strlen(sent_by(t.session)), 40 * 5);
+}
+
+static void test_output_is_bounded(void **state) {
+    (void)state;
+    feed("GET a\r\nGET b\r\nGET c\r\n");
+    complete_bulk(0, 200 * 1024, 'a');
+    assert_true(session_wants_read(t.session));
+    /* Counts also where it waits for its turn. */
+    complete_bulk(2, 100 * 1024, 'c');
+    assert_false(session_wants_read(t.session));
+    complete_bulk(1, 1, 'b');
+    assert_false(session_wants_read(t.session));
+    /* Taken by the shell is not yet sent. */
+    struct output taken = {0};
+    output_append(&taken, session_output(t.session));
+    assert_false(session_wants_read(t.session));
+    session_sent(t.session, output_size(&taken));
+    assert_true(session_wants_read(t.session));
+    output_free(&taken);
+}
+
+static void test_reads_of_large_values_narrow_the_window(void **state) {
+    (void)state;
+    feed("GET a\r\n");
+    complete_bulk(0, 200 * 1024, 'a');
+    sent_by(t.session);
+    feed("GET a\r\nGET b\r\n");
+    assert_int_equal(t.n_ops, 2);
+    complete_bulk(1, 10, 'a');
+    session_resume(t.session);
+    assert_int_equal(t.n_ops, 3);
+}
+
+static void test_half_received_commands_are_bounded_together(void **state) {
+    (void)state;
+    struct session *others[4];
+    const char *half = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nx";
+    for (unsigned i = 0; i < 4; i++) {
+        others[i] = open_session();
+        feed_bytes(others[i], half, strlen(half));
+        assert_true(session_is_mid_command(others[i]));
+        assert_false(session_is_finished(others[i]));
+    }
+    feed(half);
+    const char *text = sent_by(t.session);
+    assert_memory_equal(text, "-BUSY this node holds ", 22);
+    assert_non_null(strstr(text, "more than the limit of 4194304 bytes"));
+    assert_true(session_is_finished(t.session));
+    for (unsigned i = 0; i < 4; i++) {
+        session_free(others[i]);
+    }
+}
+
+/* ---- endings ---- */
+
+static void test_quit_answers_what_came_before(void **state) {
+    (void)state;
+    feed("GET a\r\nQUIT\r\nSET a 1\r\n");
+    assert_int_equal(t.n_ops, 1);
+    assert_false(session_wants_read(t.session));
+    assert_false(session_is_finished(t.session));
+    complete_bulk(0, 1, 'a');
+    assert_false(session_is_finished(t.session));
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n+OK\r\n");
+    assert_true(session_is_finished(t.session));
+}
+
+static void test_protocol_error_ends_the_session(void **state) {
+    (void)state;
+    feed("SET a 1\r\n*2\r\n$3\r\nGET\r\n:1\r\nPING\r\n");
+    assert_int_equal(t.n_ops, 1);
+    complete_ok(0);
+    assert_string_equal(sent_by(t.session),
+                        "+OK\r\n-ERR Protocol error: expected '$', got ':'\r\n");
+    assert_true(session_is_finished(t.session));
+}
+
+static void test_half_closed_connection_gets_its_replies(void **state) {
+    (void)state;
+    feed("GET a\r\nSET a 1\r\nPI");
+    session_input_end(t.session);
+    assert_false(session_wants_read(t.session));
+    assert_false(session_is_finished(t.session));
+    complete_bulk(0, 1, 'a');
+    session_resume(t.session);
+    assert_false(session_is_finished(t.session));
+    complete_ok(1);
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n+OK\r\n");
+    assert_true(session_is_finished(t.session));
+}
+
+static void test_drain_takes_no_more(void **state) {
+    (void)state;
+    feed("GET a\r\nSET a 1\r\n");
+    session_drain(t.session);
+    complete_bulk(0, 1, 'a');
+    assert_false(session_needs_resume(t.session));
+    assert_string_equal(sent_by(t.session), "$1\r\na\r\n");
+    assert_true(session_is_finished(t.session));
+    assert_int_equal(t.n_ops, 1);
+}
+
+static void test_disconnect_with_operations_under_way(void **state) {
+    (void)state;
+    feed("GET a\r\nGET b\r\nPING\r\nGET c\r\n");
+    complete_bulk(1, 100000, 'b');
+    session_free(t.session);
+    t.session = NULL;
+    assert_int_equal(t.host.n_slots, 2);
+    unsigned wakes = t.wakes;
+    complete_bulk(2, 100000, 'c');
+    complete_bulk(0, 100000, 'a');
+    assert_int_equal(t.wakes, wakes);
+    assert_int_equal(t.host.n_slots, 0);
+}
+
+static void test_input_byte_by_byte(void **state) {
+    (void)state;
+    const char *text = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n";
+    for (size_t i = 0; i < strlen(text); i++) {
+        assert_int_equal(session_is_mid_command(t.session), i > 0);
+        assert_int_equal(t.n_ops, 0);
+        feed_bytes(t.session, text + i, 1);
+    }
+    assert_false(session_is_mid_command(t.session));
+    assert_int_equal(t.n_ops, 1);
+    assert_arg(0, 1, "vv");
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(test_local_commands),
+        TEST(test_client_commands),
+        TEST(test_hello_and_resp3),
+        TEST(test_auth_picks_the_project_in_order),
+        TEST(test_set_options),
+        TEST(test_set_refusals),
+        TEST(test_sizes_are_refused_in_words),
+        TEST(test_key_commands),
+        TEST(test_results),
+        TEST(test_server_commands),
+        TEST(test_replies_keep_the_order_of_commands),
+        TEST(test_a_write_waits_for_reads),
+        TEST(test_a_read_behind_writes_is_marked),
+        TEST(test_hello_does_not_change_earlier_replies),
+        TEST(test_completion_within_submit),
+        TEST(test_any_order_of_completion),
+        TEST(test_pipeline_is_bounded),
+        TEST(test_output_is_bounded),
+        TEST(test_reads_of_large_values_narrow_the_window),
+        TEST(test_half_received_commands_are_bounded_together),
+        TEST(test_quit_answers_what_came_before),
+        TEST(test_protocol_error_ends_the_session),
+        TEST(test_half_closed_connection_gets_its_replies),
+        TEST(test_drain_takes_no_more),
+        TEST(test_disconnect_with_operations_under_way),
+        TEST(test_input_byte_by_byte),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
