@@ -103,7 +103,8 @@ struct peers_options {
     struct peers_callbacks callbacks;
 };
 
-/* Starts listening and dialing. ERROR_IO when the address cannot be bound. */
+/* Starts listening and dialing. ERROR_IO when the address cannot be bound. The process must ignore
+ * SIGPIPE: libuv writes to sockets that the other side may just have closed. */
 enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
                            const struct peers_options *options, struct error *error);
 

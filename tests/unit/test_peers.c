@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -890,6 +891,7 @@ static void test_close_while_dialing(void **state) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_test, teardown_test)
 
 int main(void) {
+    signal(SIGPIPE, SIG_IGN); /* as the server does */
     const struct CMUnitTest tests[] = {
         TEST(test_pair_exchanges_messages),
         TEST(test_host_names),

@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -724,6 +725,7 @@ static void test_messages_survive_encoding(void **state) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_test, teardown_test)
 
 int main(void) {
+    signal(SIGPIPE, SIG_IGN); /* as the server does */
     const struct CMUnitTest tests[] = {
         TEST(test_all_sizes),
         TEST(test_groups_share_the_link),
