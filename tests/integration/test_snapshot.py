@@ -118,14 +118,17 @@ class SnapshotTest(ClusterTest):
         files = [sorted(os.listdir(node.data)) for node in (follower, cluster.others(follower, sender)[0])]
         self.assertEqual(files[0], files[1], "something was left behind")
 
-    @staticmethod
-    def _start_until_receiving(node):
+    def _start_until_receiving(self, node):
         def transfers():
             return node.log().count("receiving a snapshot")
 
         before = transfers()
         node.start()
-        wait_for(lambda: transfers() > before, "a snapshot to come in", 30, 0.002)
+        try:
+            wait_for(lambda: transfers() > before, "a snapshot to come in", 20, 0.002)
+        except AssertionError as error:
+            shards = [(other, other.shards()[0]) for other in node.cluster.running()]
+            raise AssertionError(f"{error}: {shards}") from None
 
     @big
     def test_a_gigabyte_in_one_shard(self):
