@@ -26,22 +26,41 @@ struct payload *group_encode_config(const struct group_server *servers, unsigned
     return payload;
 }
 
-/* Decodes into *config, which the caller closes or hands to libraft. libraft's decoder trusts the
- * server count, so bound it by what the bytes could hold first: a server takes at least an id, an
- * empty address and a role. */
-static bool config_decode(struct slice bytes, struct raft_configuration *config) {
-    enum { HEADER = 1 + 8, SERVER_MIN = 8 + 1 + 1 };
-    raft_configuration_init(config);
-    if (bytes.size < HEADER) {
+/* libraft's decoder trusts lengths and counts, so walk the bytes first. A configuration without a
+ * voter could never have been in force. */
+static bool config_is_sound(struct slice bytes) {
+    enum { VERSION = 1, PADDING_MAX = 7 };
+    struct reader reader = reader_make(bytes);
+    bool known = reader_u8(&reader) == VERSION;
+    uint64_t n = reader_u64(&reader);
+    unsigned voters = 0;
+    if (!known || n == 0 || n > LIMIT_NODES) {
         return false;
     }
-    uint64_t n = bytes_get_u64(bytes.data + 1);
-    if (n > LIMIT_NODES || n * SERVER_MIN > bytes.size - HEADER) {
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t id = reader_u64(&reader);
+        const uint8_t *end = NULL;
+        if (!reader.failed && reader.rest.size > 0) {
+            end = memchr(reader.rest.data, 0, reader.rest.size);
+        }
+        if (id == 0 || end == NULL) {
+            return false;
+        }
+        (void)reader_take(&reader, (size_t)(end - reader.rest.data) + 1);
+        voters += reader_u8(&reader) == RAFT_VOTER ? 1 : 0;
+    }
+    return !reader.failed && voters > 0 && reader.rest.size <= PADDING_MAX;
+}
+
+/* Decodes into *config, which the caller closes or hands to libraft; empty when false. */
+static bool config_decode(struct slice bytes, struct raft_configuration *config) {
+    raft_configuration_init(config);
+    if (!config_is_sound(bytes)) {
         return false;
     }
     struct raft_buffer buffer = {.base = (void *)(uintptr_t)bytes.data, .len = bytes.size};
+    /* On failure it has released what it had made, but leaves the pointers. */
     if (raft_configuration_decode(&buffer, config) != 0) {
-        raft_configuration_close(config);
         raft_configuration_init(config);
         return false;
     }
@@ -65,8 +84,7 @@ const char *group_address_of(const struct group *group, uint64_t id) {
     return "unknown";
 }
 
-unsigned group_voters(const struct group *group, uint64_t ids[LIMIT_NODES]) {
-    const struct raft_configuration *config = &group->raft.configuration;
+static unsigned config_voters(const struct raft_configuration *config, uint64_t ids[LIMIT_NODES]) {
     unsigned n = 0;
     for (unsigned i = 0; i < config->n && n < LIMIT_NODES; i++) {
         if (config->servers[i].role == RAFT_VOTER) {
@@ -74,6 +92,10 @@ unsigned group_voters(const struct group *group, uint64_t ids[LIMIT_NODES]) {
         }
     }
     return n;
+}
+
+unsigned group_voters(const struct group *group, uint64_t ids[LIMIT_NODES]) {
+    return config_voters(&group->raft.configuration, ids);
 }
 
 struct group_peer *group_peer_of(struct group *group, uint64_t id) {
@@ -110,14 +132,13 @@ static void vote_written(struct log_request *request) {
     group_settle(group);
 }
 
-static void write_vote(struct group *group) {
+static void write_vote(struct group *group, uint64_t term, uint64_t voted_for) {
     struct group_vote_write *write = mem_zalloc(1, sizeof *write);
     write->group = group;
     write->request.done = vote_written;
     write->request.data = write;
     group->votes_pending++;
-    log_set_vote(group->options.log, group->options.number, raft_current_term(&group->raft),
-                 (uint64_t)raft_voted_for(&group->raft), &write->request);
+    log_set_vote(group->options.log, group->options.number, term, voted_for, &write->request);
 }
 
 static void entries_written(struct log_request *request) {
@@ -198,7 +219,7 @@ static void send_messages(struct group *group, const struct raft_update *update)
     }
 }
 
-static void set_election_timeout(struct group *group, bool fast) {
+void group_set_fast_election(struct group *group, bool fast) {
     if (group->fast_election == fast) {
         return;
     }
@@ -208,6 +229,12 @@ static void set_election_timeout(struct group *group, bool fast) {
     raft_set_election_timeout(&group->raft, fast ? fast_ms : normal_ms);
 }
 
+void group_set_now(struct group *group, uint64_t now_ms) {
+    if (now_ms > group->now_ms) {
+        group->now_ms = now_ms;
+    }
+}
+
 static void state_changed(struct group *group) {
     if (group->raft.state == RAFT_CANDIDATE) {
         group->elections++;
@@ -215,14 +242,14 @@ static void state_changed(struct group *group) {
     read_index_reset(&group->reads);
     group_forget_sends(group);
     if (group->raft.state == RAFT_LEADER) {
-        set_election_timeout(group, false);
+        group_set_fast_election(group, false);
     }
 }
 
 /* The one place where effects are carried out, in the order in which they must happen. */
 static void group_execute(struct group *group, const struct raft_update *update) {
     if (update->flags & UPDATE_VOTE) {
-        write_vote(group);
+        write_vote(group, raft_current_term(&group->raft), (uint64_t)raft_voted_for(&group->raft));
     }
     if (update->flags & UPDATE_STATE) {
         state_changed(group);
@@ -250,6 +277,9 @@ static void group_execute(struct group *group, const struct raft_update *update)
 
 /* Feeds committed configuration changes back, as libraft requires. */
 static void feed_configurations(struct group *group) {
+    if (group->installing) {
+        return; /* what the log holds is about to be replaced */
+    }
     while (group->commit_seen < raft_commit_index(&group->raft)) {
         uint64_t index = ++group->commit_seen;
         uint64_t term = 0;
@@ -259,11 +289,8 @@ static void feed_configurations(struct group *group) {
             kind != LOG_ENTRY_CHANGE) {
             continue;
         }
-        /* Just written entries are in the cache; an older one was part of the start-up state, from
-         * which libraft took the configuration already. */
-        if (!log_cached(group->options.log, group->options.number, index, &entry)) {
-            continue;
-        }
+        bool cached = log_cached(group->options.log, group->options.number, index, &entry);
+        ASSERT(cached); /* the log keeps configurations in memory */
         struct raft_event event = {.type = RAFT_CONFIGURATION};
         event.configuration.index = index;
         if (config_decode(payload_slice(entry.payload), &event.configuration.conf)) {
@@ -283,7 +310,8 @@ void group_step(struct group *group, struct raft_event *event) {
     event->capacity = UINT16_MAX;
     int rv = raft_step(&group->raft, event, &update);
     if (rv != 0) {
-        bool refused = event->type == RAFT_SUBMIT || event->type == RAFT_TRANSFER;
+        bool refused =
+            (event->type == RAFT_SUBMIT || event->type == RAFT_TRANSFER) && rv != RAFT_NOMEM;
         if (!refused) {
             assert_fatal("shard %u: consensus cannot go on: %s (event %d, %s)",
                          group->options.number, raft_errmsg(&group->raft), (int)event->type,
@@ -381,7 +409,9 @@ void group_free(struct group *group) {
 
 bool group_is_blank(const struct group *group) {
     struct log_group_state state = log_state(group->options.log, group->options.number);
-    return state.term == 0 && state.last == 0;
+    /* A term of 1 without a vote is what an interrupted group_bootstrap() may leave behind:
+     * elections begin with term 2. */
+    return state.term <= 1 && state.voted_for == 0 && state.first == 1 && state.last == 0;
 }
 
 void group_bootstrap(struct group *group, struct payload *config, struct log_request *request) {
@@ -402,17 +432,34 @@ static void reconcile_log(struct group *group, uint64_t applied_index, uint64_t 
         return;
     }
     struct log_group_state state = log_state(log, number);
+    if (state.term < applied_term) {
+        log_set_vote(log, number, applied_term, 0, NULL);
+    }
     bool known = log_lookup(log, number, applied_index, &term, &kind);
-    bool fits = known ? term == applied_term : false;
-    if (!fits && state.first == applied_index + 1 && state.base_term == 0) {
+    bool fits = known && term == applied_term;
+    if (!known && state.first == applied_index + 1 && state.base_term == 0) {
         fits = true; /* everything before was cut */
     }
     if (!fits) {
         log_reset(log, number, applied_index, applied_term, NULL);
-        if (state.term < applied_term) {
-            log_set_vote(log, number, applied_term, 0, NULL);
-        }
     }
+}
+
+/* What libraft takes for granted about a log. */
+static enum error_code check_entry(const struct group *group, const struct log_group_state *state,
+                                   uint64_t index, uint64_t term, enum log_entry_kind kind,
+                                   uint64_t previous_term, struct error *error) {
+    const char *what = NULL;
+    if (index == 1 && kind != LOG_ENTRY_CHANGE) {
+        what = "is not the cluster's configuration";
+    } else if (term < previous_term || term > state->term) {
+        what = "has a term that is out of order";
+    }
+    return what == NULL ? ERROR_NONE
+                        : error_set(error, ERROR_CORRUPT,
+                                    "shard %u: entry %llu of the log %s; rebuild this node from "
+                                    "its peers",
+                                    group->options.number, (unsigned long long)index, what);
 }
 
 /* Entries for RAFT_START: libraft only looks at terms, and at the contents of configurations. */
@@ -420,7 +467,9 @@ static enum error_code load_entries(struct group *group, const struct log_group_
                                     struct raft_entry *entries, struct error *error) {
     struct log *log = group->options.log;
     unsigned number = group->options.number;
+    uint64_t previous_term = 0;
     void *batch = raft_malloc(1);
+    ASSERT(batch != NULL);
     for (uint64_t index = state->first; index <= state->last; index++) {
         struct raft_entry *entry = &entries[index - state->first];
         uint64_t term = 0;
@@ -430,16 +479,25 @@ static enum error_code load_entries(struct group *group, const struct log_group_
             return error_set(error, ERROR_CORRUPT, "shard %u: entry %llu is missing from the log",
                              number, (unsigned long long)index);
         }
+        enum error_code code = check_entry(group, state, index, term, kind, previous_term, error);
+        if (code != ERROR_NONE) {
+            raft_free(batch);
+            return code;
+        }
+        previous_term = term;
         entry->term = term;
         entry->type = (enum raft_entry_type)kind;
         entry->batch = batch;
         if (kind == LOG_ENTRY_CHANGE) {
             struct log_entry loaded;
-            if (!log_cached(log, number, index, &loaded)) {
+            bool cached = log_cached(log, number, index, &loaded);
+            ASSERT(cached); /* the log keeps configurations in memory */
+            if (!group_config_is_valid(payload_slice(loaded.payload))) {
+                payload_unref(loaded.payload);
                 raft_free(batch);
                 return error_set(error, ERROR_CORRUPT,
-                                 "shard %u: configuration entry %llu is not readable", number,
-                                 (unsigned long long)index);
+                                 "shard %u: entry %llu of the log is not a valid configuration",
+                                 number, (unsigned long long)index);
             }
             entry->buf.len = loaded.payload->size;
             entry->buf.base = mem_dup(loaded.payload->data, loaded.payload->size);
@@ -462,12 +520,38 @@ static void free_entries(struct raft_entry *entries, uint64_t n) {
     mem_free(entries);
 }
 
+static bool is_lone_voter(const struct group *group, struct slice config) {
+    struct raft_configuration decoded;
+    uint64_t voters[LIMIT_NODES];
+    bool lone = config_decode(config, &decoded) && config_voters(&decoded, voters) == 1 &&
+                voters[0] == group->options.self;
+    raft_configuration_close(&decoded);
+    return lone;
+}
+
+/* A lone voter leads at once, and libraft keeps the term. But what this node sent before a crash
+ * may be gone from its own log and not from a standby's: a new term tells the two apart. */
+static void open_term_of_lone_voter(struct group *group, struct log_group_state *state,
+                                    struct slice config, uint64_t config_index,
+                                    const struct raft_entry *entries) {
+    for (uint64_t index = state->first; index <= state->last; index++) {
+        const struct raft_entry *entry = &entries[index - state->first];
+        if (entry->type == RAFT_CHANGE && index > config_index) {
+            config = slice_make(entry->buf.base, entry->buf.len);
+        }
+    }
+    if (is_lone_voter(group, config)) {
+        state->term++;
+        state->voted_for = group->options.self;
+        write_vote(group, state->term, state->voted_for);
+    }
+}
+
 enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t applied_index,
                             uint64_t applied_term, uint64_t config_index, struct slice config,
                             struct error *error) {
     struct raft_snapshot_metadata metadata;
     ASSERT(!group->started);
-    reconcile_log(group, applied_index, applied_term);
     struct log_group_state state = log_state(group->options.log, group->options.number);
     if (state.first > applied_index + 1) {
         return error_set(error, ERROR_CORRUPT,
@@ -476,6 +560,8 @@ enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t appli
                          group->options.number, (unsigned long long)applied_index,
                          (unsigned long long)state.first);
     }
+    reconcile_log(group, applied_index, applied_term);
+    state = log_state(group->options.log, group->options.number);
     struct raft_event event = {.type = RAFT_START};
     if (applied_index > 0) {
         metadata.index = applied_index;
@@ -501,12 +587,13 @@ enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t appli
         mem_free(entries);
         return code;
     }
+    open_term_of_lone_voter(group, &state, config, config_index, entries);
     event.start.term = state.term;
     event.start.voted_for = (raft_id)state.voted_for;
     event.start.start_index = state.first;
     event.start.entries = entries;
     event.start.n_entries = (unsigned)n;
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     group->contact_ms = now_ms;
     group->started = true;
     group->commit_seen = applied_index;
@@ -549,7 +636,7 @@ uint64_t group_reads_confirmed(const struct group *group) {
 }
 
 void group_flush_reads(struct group *group, uint64_t now_ms) {
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->raft.state != RAFT_LEADER) {
         return;
     }
@@ -564,9 +651,15 @@ uint64_t group_tick(struct group *group, uint64_t now_ms) {
     if (!group->started) {
         return now_ms + 1000;
     }
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (now_ms >= raft_timeout(&group->raft)) {
         struct raft_event event = {.type = RAFT_TIMEOUT};
+        if (group->raft.state == RAFT_CANDIDATE) {
+            /* libraft repeats a lost election without asking beforehand again: terms would grow as
+             * long as this node is alone, and depose the leader when it comes back. */
+            group->raft.candidate_state.in_pre_vote = true;
+            group->raft.candidate_state.disrupt_leader = false;
+        }
         group_step(group, &event);
     }
     uint64_t next = raft_timeout(&group->raft);
@@ -589,20 +682,18 @@ uint64_t group_tick(struct group *group, uint64_t now_ms) {
 }
 
 void group_link_up(struct group *group, uint64_t now_ms, uint64_t node) {
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     struct group_peer *peer = group_peer_of(group, node);
     if (peer != NULL) {
         /* What was on its way over the old link may be lost: let heartbeats find the gap. */
-        append_queue_clear(&peer->queue);
-        peer->entries_sent_ms = 0;
-        peer->last_start = 0;
+        group_forget_peer(peer);
     }
 }
 
 void group_peer_gone(struct group *group, uint64_t now_ms, uint64_t node) {
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (group->started && group->raft.state == RAFT_FOLLOWER && group_leader(group) == node) {
-        set_election_timeout(group, true);
+        group_set_fast_election(group, true);
     }
 }
 
@@ -631,14 +722,39 @@ static bool submit(struct group *group, enum raft_entry_type type, struct payloa
     group->step_payloads = NULL;
     mem_free(entries);
     mem_free(copies);
+    if (proposed) {
+        group_feed_idle(group, *first, n);
+    }
     group_settle(group);
     return proposed;
+}
+
+/* libraft would take any voter that has the whole log, even one that is gone. */
+static uint64_t best_successor(const struct group *group) {
+    uint64_t voters[LIMIT_NODES];
+    unsigned n = group_voters(group, voters);
+    uint64_t best = 0;
+    uint64_t best_match = 0;
+    for (unsigned i = 0; i < group->n_peers; i++) {
+        const struct group_peer *peer = &group->peers[i];
+        bool votes = false;
+        for (unsigned k = 0; k < n; k++) {
+            votes = votes || voters[k] == peer->id;
+        }
+        uint64_t match = group_match(group, peer->id);
+        if (votes && peer->heard_ms > 0 &&
+            group->now_ms < peer->heard_ms + group->options.election_ms && match > best_match) {
+            best = peer->id;
+            best_match = match;
+        }
+    }
+    return best;
 }
 
 bool group_propose(struct group *group, uint64_t now_ms, struct payload *const *payloads,
                    unsigned n, uint64_t *first) {
     ASSERT(n > 0);
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group)) {
         return false;
     }
@@ -651,7 +767,7 @@ bool group_is_changing(const struct group *group) {
 
 bool group_change(struct group *group, uint64_t now_ms, struct payload *config) {
     uint64_t index;
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group) ||
         group_is_changing(group) || !group_config_is_valid(payload_slice(config))) {
         return false;
@@ -671,8 +787,14 @@ unsigned group_servers(const struct group *group, struct group_server servers[LI
 }
 
 bool group_transfer(struct group *group, uint64_t now_ms, uint64_t to) {
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->raft.state != RAFT_LEADER || group_is_transferring(group)) {
+        return false;
+    }
+    if (to == 0) {
+        to = best_successor(group);
+    }
+    if (to == 0) {
         return false;
     }
     struct raft_event event = {.type = RAFT_TRANSFER};
@@ -687,7 +809,7 @@ void group_cut(struct group *group, uint64_t now_ms, uint64_t index, uint64_t co
                struct slice config, unsigned trailing) {
     uint64_t term = 0;
     enum log_entry_kind kind;
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->installing || index <= group->raft.trail.snapshot.index ||
         index > raft_commit_index(&group->raft) ||
         !log_lookup(group->options.log, group->options.number, index, &term, &kind)) {
@@ -711,9 +833,10 @@ void group_cut(struct group *group, uint64_t now_ms, uint64_t index, uint64_t co
 
 bool group_offer_snapshot(struct group *group, uint64_t now_ms, uint64_t from,
                           const struct snapshot_info *info) {
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     if (!group->started || group->installing || group->raft.state == RAFT_LEADER ||
-        info->leader_term < raft_current_term(&group->raft)) {
+        info->leader_term < raft_current_term(&group->raft) || info->index == 0 ||
+        info->term == 0 || info->term > info->leader_term || info->config_index > info->index) {
         return false;
     }
     struct raft_message message = {.type = RAFT_INSTALL_SNAPSHOT, .server_id = from};
@@ -810,6 +933,9 @@ uint64_t group_match(const struct group *group, uint64_t node) {
 }
 
 uint64_t group_leader_contact_ms(const struct group *group) {
+    if (group->started && group->raft.state == RAFT_LEADER) {
+        return group->raft.election_timer_start;
+    }
     return group->contact_ms;
 }
 

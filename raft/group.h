@@ -130,7 +130,10 @@ unsigned group_servers(const struct group *group, struct group_server servers[LI
 /* True while a change of the configuration is not committed yet. */
 bool group_is_changing(const struct group *group);
 
-/* A linearizable read arrives at this leader: returns the round to wait for (on_reads). */
+/* A linearizable read arrives at this leader: returns the round to wait for (on_reads). The read
+ * may be answered from group_commit() as of now, provided that an entry of this leader's term, or
+ * all that it found in its log when it was elected, is committed by then. When role or term change
+ * (on_role) the read must be dropped: rounds of a later term prove nothing about it. */
 uint64_t group_read(struct group *group);
 /* Newest confirmed round. */
 uint64_t group_reads_confirmed(const struct group *group);
@@ -138,7 +141,8 @@ uint64_t group_reads_confirmed(const struct group *group);
  * iteration. */
 void group_flush_reads(struct group *group, uint64_t now_ms);
 
-/* Hands leadership to `to`, or to the best follower when 0. False when that is impossible now. */
+/* Hands leadership to `to`, or when 0 to the best follower among those that answer. False when that
+ * is impossible now. */
 bool group_transfer(struct group *group, uint64_t now_ms, uint64_t to);
 
 /* The state machine durably holds everything up to `index`: the log may be cut, but for up to
@@ -163,7 +167,8 @@ bool group_is_transferring(const struct group *group);
 bool group_is_installing(const struct group *group);
 /* Index up to which `node` is known to hold this leader's log; 0 when unknown or not leader. */
 uint64_t group_match(const struct group *group, uint64_t node);
-/* Most recent contact with a leader or, as leader, the time given: for staleness. */
+/* Most recent contact with a leader of the current term or, as leader, when a majority of voters
+ * was last found to follow: for staleness. */
 uint64_t group_leader_contact_ms(const struct group *group);
 /* True unless a majority of voters, this node included, has reported a nearly full disk. */
 bool group_quorum_has_space(const struct group *group);

@@ -33,7 +33,9 @@ struct group_peer {
     bool reading;             /* a read from the log's files is under way for the front range */
     uint64_t read_term;       /* term in which that read began */
     uint64_t entries_sent_ms; /* when entries were last sent, 0: not in this term */
-    uint64_t last_start;      /* `prev` of the newest range that was sent */
+    uint64_t last_start;      /* index before the newest range that was sent */
+    uint64_t handed_to;       /* newest index handed over for sending, 0: start anew */
+    uint64_t heard_ms;        /* last answer in this leader's term, 0: none */
     bool disk_low;            /* as the peer last reported */
 };
 
@@ -110,11 +112,21 @@ struct group_peer *group_peer_of(struct group *group, uint64_t id);
 /* Address of a server as the configuration has it; never NULL. */
 const char *group_address_of(const struct group *group, uint64_t id);
 
+/* Time as the caller has it, never backwards: libraft subtracts without looking. */
+void group_set_now(struct group *group, uint64_t now_ms);
+/* Lowers the election timeout while the leader is known to be gone. */
+void group_set_fast_election(struct group *group, bool fast);
+
 /* group_send.c: raft messages to peer messages */
 void group_send_message(struct group *group, const struct raft_message *message);
 void group_send_wire(struct group *group, uint64_t to, const struct raft_wire *wire);
 /* Sends what waits in the append queues, as far as the peers' queues have room. */
 void group_pump(struct group *group);
 void group_forget_sends(struct group *group);
+void group_forget_peer(struct group_peer *peer);
+/* Entries first .. first+n-1 were proposed: sends them where libraft would wait. */
+void group_feed_idle(struct group *group, uint64_t first, uint64_t n);
+/* The successor holds the whole log by now. */
+void group_send_timeout_now(struct group *group, uint64_t to);
 
 #endif

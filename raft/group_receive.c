@@ -31,6 +31,51 @@ static bool entries_are_sound(const struct raft_wire *wire, struct payload *cons
     return true;
 }
 
+/* A leader of an older term learns the newer one. libraft would answer with an index that it never
+ * set. While the newer term is not durable the answer can wait for the leader's next message. */
+static void answer_old_leader(struct group *group, uint64_t to, uint64_t prev_index) {
+    struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND_RESULT};
+    wire.append_result.rejected = prev_index;
+    if (group->votes_pending == 0) {
+        group_send_wire(group, to, &wire);
+    }
+}
+
+/* An index up to which this log surely equals that of every leader to come. */
+static void anchor_at_committed(const struct group *group, uint64_t *index, uint64_t *term) {
+    enum log_entry_kind kind;
+    uint64_t commit = raft_commit_index(&group->raft);
+    uint64_t found = 0;
+    if (!group->installing && commit > group->raft.trail.snapshot.index &&
+        log_lookup(group->options.log, group->options.number, commit, &found, &kind)) {
+        *index = commit;
+        *term = found;
+        return;
+    }
+    *index = group->raft.trail.snapshot.index;
+    *term = group->raft.trail.snapshot.term;
+}
+
+/* libraft sets its commit index to what the message covers even when that is less than it knows,
+ * and while the state machine is being replaced. */
+static uint64_t usable_commit(const struct group *group, uint64_t leader_commit, uint64_t covered) {
+    uint64_t commit = raft_commit_index(&group->raft);
+    if (group->installing || covered < commit) {
+        return leader_commit < commit ? leader_commit : commit;
+    }
+    return leader_commit;
+}
+
+static void note_leader_contact(struct group *group, uint64_t from, uint64_t term) {
+    /* The leader that libraft names may be one of an older term. */
+    if (group->raft.state != RAFT_FOLLOWER || term != raft_current_term(&group->raft) ||
+        group_leader(group) != from) {
+        return;
+    }
+    group->contact_ms = group->now_ms;
+    group_set_fast_election(group, false);
+}
+
 static bool receive_append(struct group *group, struct raft_message *message,
                            const struct raft_wire *wire, struct peer_message *from) {
     struct raft_entry entries[RAFT_APPEND_ENTRIES_MAX];
@@ -47,23 +92,17 @@ static bool receive_append(struct group *group, struct raft_message *message,
                      group->options.number, (unsigned long long)message->server_id,
                      (unsigned long long)wire->term);
     }
-    /* Without room in the log the entries are as good as lost on the way: the leader goes on with
-     * the others and sends them again. */
-    if (n > 0 && !log_has_space(group->options.log)) {
+    if (wire->term < raft_current_term(&group->raft)) {
+        answer_old_leader(group, message->server_id, prev_index);
         drop_attachments(from);
-        n = 0;
-        if (prev_index > group_last(group)) {
-            return true;
-        }
+        return true;
     }
-    /* Before what this log has cut off everything is committed and thus equal: answer for the
-     * snapshot's index instead of rejecting what cannot be checked any more. */
-    if (prev_index < group->raft.trail.offset) {
-        prev_index = group->raft.trail.snapshot.index;
-        prev_term = group->raft.trail.snapshot.term;
-        if (n > 0) {
-            drop_attachments(from);
-        }
+    /* Without room in the log the entries are as good as lost on the way: the leader goes on with
+     * the others and sends them again. And what was cut off cannot be compared any more. In both
+     * cases answer as if a heartbeat had come that is anchored at something certain. */
+    bool full = n > 0 && !log_has_space(group->options.log);
+    if (full || prev_index < group->raft.trail.offset) {
+        anchor_at_committed(group, &prev_index, &prev_term);
         n = 0;
     }
     void *batch = n > 0 ? raft_malloc(1) : NULL;
@@ -79,7 +118,7 @@ static bool receive_append(struct group *group, struct raft_message *message,
     args->term = wire->term;
     args->prev_log_index = prev_index;
     args->prev_log_term = prev_term;
-    args->leader_commit = wire->append.commit;
+    args->leader_commit = usable_commit(group, wire->append.commit, prev_index + n);
     args->entries = entries;
     args->n_entries = n;
     group->step_entries = entries;
@@ -87,16 +126,8 @@ static bool receive_append(struct group *group, struct raft_message *message,
     deliver(group, message);
     group->step_entries = NULL;
     group->step_payloads = NULL;
-    if (group_leader(group) == message->server_id) {
-        group->contact_ms = group->now_ms;
-        if (group->fast_election) {
-            group->fast_election = false;
-            raft_set_election_timeout(&group->raft, group->options.election_ms);
-        }
-    }
-    if (n > 0) {
-        drop_attachments(from);
-    }
+    note_leader_contact(group, message->server_id, wire->term);
+    drop_attachments(from);
     return true;
 }
 
@@ -107,6 +138,9 @@ static void receive_append_result(struct group *group, struct raft_message *mess
         peer->disk_low = (wire->sender_flags & RAFT_SENDER_DISK_LOW) != 0;
     }
     uint64_t match_before = group_match(group, message->server_id);
+    bool leads = group->raft.state == RAFT_LEADER;
+    bool transferring = leads && group->raft.leader_state.transferring &&
+                        group->raft.leader_state.transferee == message->server_id;
     message->type = RAFT_APPEND_ENTRIES_RESULT;
     message->append_entries_result.version = APPEND_RESULT_VERSION;
     message->append_entries_result.term = wire->term;
@@ -114,11 +148,23 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     message->append_entries_result.last_log_index = wire->append_result.last_index;
     message->append_entries_result.features = 0;
     message->append_entries_result.capacity = 0;
-    deliver(group, message);
     if (peer != NULL && wire->append_result.rejected > 0) {
+        peer->handed_to = 0; /* unless libraft hands over something in this step */
+    }
+    deliver(group, message);
+    if (peer == NULL || group->raft.state != RAFT_LEADER ||
+        wire->term != raft_current_term(&group->raft)) {
+        return;
+    }
+    uint64_t match = group_match(group, message->server_id);
+    peer->heard_ms = group->now_ms;
+    if (wire->append_result.rejected > 0) {
         peer->entries_sent_ms = 0;
-    } else if (peer != NULL && group_match(group, message->server_id) > match_before) {
+    } else if (match > match_before) {
         peer->entries_sent_ms = group->now_ms;
+    }
+    if (transferring && match > match_before && match == group_last(group)) {
+        group_send_timeout_now(group, message->server_id);
     }
 }
 
@@ -239,15 +285,25 @@ static bool dispatch(struct group *group, uint64_t from, const struct raft_wire 
     return false;
 }
 
+/* Answers count from members only. What a leader or a candidate sends counts from anybody: this
+ * node's configuration may be the older one. */
+static bool is_accepted(const struct group *group, uint64_t from, uint8_t type) {
+    if (from == 0 || from == group->options.self) {
+        return false;
+    }
+    return type == PEER_MESSAGE_APPEND || type == PEER_MESSAGE_VOTE || type == PEER_MESSAGE_PROBE ||
+           is_member(group, from);
+}
+
 bool group_receive(struct group *group, uint64_t now_ms, uint64_t from,
                    struct peer_message *message) {
     struct raft_wire wire;
-    if (!group->started || !is_member(group, from) ||
+    if (!group->started || !is_accepted(group, from, message->type) ||
         !raft_wire_decode(message->type, message->header, &wire)) {
         drop_attachments(message);
         return !group->started;
     }
-    group->now_ms = now_ms;
+    group_set_now(group, now_ms);
     bool sound = dispatch(group, from, &wire, message);
     group_settle(group);
     return sound;

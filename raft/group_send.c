@@ -87,18 +87,18 @@ static enum peer_lane lane_for(struct group *group, uint64_t to, uint64_t bytes)
     return PEER_LANE_NORMAL;
 }
 
-/* Sends the frame's entries, which follow the front range's `prev`. */
+/* Sends the frame's entries, which are the first ones that wait. */
 static bool send_frame(struct group_peer *peer, struct frame *frame) {
     struct group *group = peer->group;
-    const struct append_range *range = append_queue_front(&peer->queue);
+    uint64_t prev = peer->queue.prev;
     uint64_t term = 0;
     enum log_entry_kind kind;
-    if (range->prev > 0 &&
-        !log_lookup(group->options.log, group->options.number, range->prev, &term, &kind)) {
+    if (prev > 0 &&
+        (!log_lookup(group->options.log, group->options.number, prev, &term, &kind) || term == 0)) {
         return false;
     }
     frame->wire.kind = PEER_MESSAGE_APPEND;
-    frame->wire.append.prev_index = range->prev;
+    frame->wire.append.prev_index = prev;
     frame->wire.append.prev_term = term;
     frame->wire.append.commit = raft_commit_index(&group->raft);
     enum peer_lane lane = lane_for(group, peer->id, frame->bytes);
@@ -107,9 +107,16 @@ static bool send_frame(struct group_peer *peer, struct frame *frame) {
         return false;
     }
     peer->entries_sent_ms = group->now_ms;
-    peer->last_start = range->start;
+    peer->last_start = peer->queue.start;
     append_queue_advance(&peer->queue, frame->wire.append.n);
     return true;
+}
+
+/* What was handed over is lost: libraft's next heartbeat finds the gap. */
+static void give_up_sending(struct group_peer *peer) {
+    append_queue_clear(&peer->queue);
+    peer->entries_sent_ms = 0;
+    peer->handed_to = 0;
 }
 
 static void pump_peer(struct group_peer *peer);
@@ -128,28 +135,28 @@ static void entries_read(void *data, enum error_code code, uint64_t first,
     bool current =
         group->raft.state == RAFT_LEADER && raft_current_term(&group->raft) == peer->read_term;
     while (current && next < n) {
-        struct append_range *range = append_queue_front(&peer->queue);
-        if (range == NULL || range->prev + 1 != first + next) {
-            break;
+        struct append_queue *queue = &peer->queue;
+        if (append_queue_is_empty(queue) || queue->prev + 1 != first + next) {
+            break; /* something else is to be sent by now */
         }
         struct frame frame;
         frame.wire.append.n = 0;
         frame.bytes = 0;
-        while (next < n && frame.wire.append.n < range->n && frame_takes(&frame, &entries[next])) {
+        while (next < n && frame.wire.append.n < queue->n && frame_takes(&frame, &entries[next])) {
             frame_add(&frame, &entries[next++]);
         }
         bool sent = send_frame(peer, &frame);
         frame_release(&frame);
         if (!sent) {
-            append_queue_clear(&peer->queue);
+            give_up_sending(peer);
             break;
         }
     }
     for (; next < n; next++) {
         payload_unref(entries[next].payload);
     }
-    if (n == 0) {
-        append_queue_clear(&peer->queue); /* cut or truncated meanwhile: libraft finds out */
+    if (current && n == 0) {
+        give_up_sending(peer); /* cut meanwhile: a snapshot will be needed */
     }
     if (group->raft.state == RAFT_LEADER) {
         pump_peer(peer);
@@ -160,12 +167,12 @@ static void entries_read(void *data, enum error_code code, uint64_t first,
 /* Fills a frame from the cache; false when not even the first entry is there. */
 static bool fill_frame(struct group_peer *peer, struct frame *frame) {
     struct group *group = peer->group;
-    const struct append_range *range = append_queue_front(&peer->queue);
+    const struct append_queue *queue = &peer->queue;
     frame->wire.append.n = 0;
     frame->bytes = 0;
-    for (uint64_t i = 0; i < range->n; i++) {
+    for (uint64_t i = 0; i < queue->n; i++) {
         struct log_entry entry;
-        if (!log_cached(group->options.log, group->options.number, range->prev + 1 + i, &entry)) {
+        if (!log_cached(group->options.log, group->options.number, queue->prev + 1 + i, &entry)) {
             break;
         }
         if (!frame_takes(frame, &entry)) {
@@ -179,11 +186,11 @@ static bool fill_frame(struct group_peer *peer, struct frame *frame) {
 
 static void read_entries(struct group_peer *peer) {
     struct group *group = peer->group;
-    const struct append_range *range = append_queue_front(&peer->queue);
-    uint64_t n = range->n < RAFT_APPEND_ENTRIES_MAX ? range->n : RAFT_APPEND_ENTRIES_MAX;
+    const struct append_queue *queue = &peer->queue;
+    uint64_t n = queue->n < RAFT_APPEND_ENTRIES_MAX ? queue->n : RAFT_APPEND_ENTRIES_MAX;
     peer->reading = true;
     peer->read_term = raft_current_term(&group->raft);
-    log_read(group->options.log, group->options.number, range->prev + 1, (unsigned)n,
+    log_read(group->options.log, group->options.number, queue->prev + 1, (unsigned)n,
              GROUP_FRAME_BYTES, entries_read, peer);
 }
 
@@ -196,10 +203,10 @@ static void pump_peer(struct group_peer *peer) {
         }
         uint64_t term;
         enum log_entry_kind kind;
-        uint64_t first = append_queue_front(&peer->queue)->prev + 1;
+        uint64_t first = peer->queue.prev + 1;
         if (!log_lookup(group->options.log, group->options.number, first, &term, &kind)) {
-            append_queue_pop(&peer->queue); /* cut meanwhile: a snapshot will be needed */
-            continue;
+            give_up_sending(peer); /* cut meanwhile: a snapshot will be needed */
+            return;
         }
         struct frame frame;
         if (!fill_frame(peer, &frame)) {
@@ -209,8 +216,7 @@ static void pump_peer(struct group_peer *peer) {
         bool sent = send_frame(peer, &frame);
         frame_release(&frame);
         if (!sent) {
-            append_queue_clear(&peer->queue);
-            peer->entries_sent_ms = 0;
+            give_up_sending(peer);
             return;
         }
     }
@@ -224,9 +230,40 @@ void group_pump(struct group *group) {
 
 void group_forget_sends(struct group *group) {
     for (unsigned i = 0; i < group->n_peers; i++) {
-        append_queue_clear(&group->peers[i].queue);
-        group->peers[i].entries_sent_ms = 0;
-        group->peers[i].last_start = 0;
+        group_forget_peer(&group->peers[i]);
+        group->peers[i].heard_ms = 0;
+    }
+}
+
+void group_forget_peer(struct group_peer *peer) {
+    give_up_sending(peer);
+    peer->last_start = 0;
+}
+
+/* Hands entries prev+1 .. prev+n over for sending. */
+static void hand_over(struct group_peer *peer, uint64_t prev, uint64_t n) {
+    append_queue_push(&peer->queue, prev, n);
+    peer->handed_to = prev + n;
+    pump_peer(peer);
+}
+
+/* libraft takes a follower that did not answer between two of its timeouts off the pipeline, and on
+ * an idle leader that is easily everybody. Such a follower gets new entries with its next heartbeat
+ * only. When it is known to have everything before them, send them at once. */
+void group_feed_idle(struct group *group, uint64_t first, uint64_t n) {
+    if (group->raft.state != RAFT_LEADER || group->votes_pending > 0) {
+        return;
+    }
+    for (unsigned i = 0; i < group->n_peers; i++) {
+        struct group_peer *peer = &group->peers[i];
+        uint64_t match = group_match(group, peer->id);
+        bool heard =
+            peer->heard_ms > 0 && group->now_ms < peer->heard_ms + group->options.election_ms;
+        bool fits = first - 1 + n - match <= GROUP_INFLIGHT_ENTRIES;
+        if (match > 0 && heard && fits && peer->handed_to < first &&
+            (match == first - 1 || peer->handed_to == first - 1)) {
+            hand_over(peer, first - 1, n);
+        }
     }
 }
 
@@ -278,8 +315,7 @@ static void send_append(struct group *group, const struct raft_message *message)
         send_heartbeat(group, peer, args->prev_log_index, args->prev_log_term);
         return;
     }
-    (void)append_queue_push(&peer->queue, args->prev_log_index, args->n_entries);
-    pump_peer(peer);
+    hand_over(peer, args->prev_log_index, args->n_entries);
 }
 
 /* --- all messages ----------------------------------------------------------------------------- */
@@ -288,6 +324,41 @@ static void note_snapshot_needed(struct group *group, uint64_t to) {
     struct group_peer *peer = group_peer_of(group, to);
     if (peer != NULL) {
         group->due.snapshot_to |= (uint64_t)1 << (peer - group->peers);
+    }
+}
+
+/* libraft answers a pre-vote with the term that was asked about. A candidate whose term is behind
+ * would ask about the same one for ever: where no other candidate's log is as good as its own, the
+ * cluster would stay without a leader. So a refusal tells it the newer term. */
+static uint64_t vote_result_term(const struct group *group,
+                                 const struct raft_request_vote_result *result) {
+    uint64_t current = raft_current_term(&group->raft);
+    bool refused = result->pre_vote && !result->vote_granted;
+    return refused && result->term < current ? current : result->term;
+}
+
+/* libraft tells its successor to start as soon as that answered anything. While it does not hold
+ * the whole log it ignores that, and libraft does not repeat it: see group_send_timeout_now(). */
+static void send_timeout_now(struct group *group, uint64_t to,
+                             const struct raft_timeout_now *args) {
+    if (group->raft.state != RAFT_LEADER || args->term != raft_current_term(&group->raft) ||
+        group_match(group, to) < group_last(group)) {
+        return;
+    }
+    struct raft_wire wire = {.kind = PEER_MESSAGE_TIMEOUT_NOW};
+    wire.timeout_now.last_index = args->last_log_index;
+    wire.timeout_now.last_term = args->last_log_term;
+    send_plain(group, to, args->term, &wire);
+}
+
+void group_send_timeout_now(struct group *group, uint64_t to) {
+    struct raft_timeout_now args = {.term = raft_current_term(&group->raft)};
+    enum log_entry_kind kind;
+    uint64_t term = 0;
+    args.last_log_index = group_last(group);
+    if (log_lookup(group->options.log, group->options.number, args.last_log_index, &term, &kind)) {
+        args.last_log_term = term;
+        send_timeout_now(group, to, &args);
     }
 }
 
@@ -302,9 +373,6 @@ void group_send_message(struct group *group, const struct raft_message *message)
         wire.kind = PEER_MESSAGE_APPEND_RESULT;
         wire.append_result.rejected = message->append_entries_result.rejected;
         wire.append_result.last_index = message->append_entries_result.last_log_index;
-        if (wire.append_result.last_index > UINT64_MAX / 4) {
-            wire.append_result.last_index = 0; /* libraft leaves it unset for an older term */
-        }
         send_plain(group, to, message->append_entries_result.term, &wire);
         return;
     case RAFT_REQUEST_VOTE:
@@ -320,16 +388,13 @@ void group_send_message(struct group *group, const struct raft_message *message)
         wire.kind = PEER_MESSAGE_VOTE_RESULT;
         wire.vote_result.granted = message->request_vote_result.vote_granted;
         wire.vote_result.pre_vote = message->request_vote_result.pre_vote;
-        send_plain(group, to, message->request_vote_result.term, &wire);
+        send_plain(group, to, vote_result_term(group, &message->request_vote_result), &wire);
         return;
     case RAFT_INSTALL_SNAPSHOT:
         note_snapshot_needed(group, to);
         return;
     case RAFT_TIMEOUT_NOW:
-        wire.kind = PEER_MESSAGE_TIMEOUT_NOW;
-        wire.timeout_now.last_index = message->timeout_now.last_log_index;
-        wire.timeout_now.last_term = message->timeout_now.last_log_term;
-        send_plain(group, to, message->timeout_now.term, &wire);
+        send_timeout_now(group, to, &message->timeout_now);
         return;
     }
 }

@@ -106,7 +106,8 @@ void log_cut(struct log *log, unsigned group, uint64_t index);
  * everything of that iteration shares one sync; while a sync is under way more may gather. */
 void log_kick(struct log *log);
 
-/* A cached entry with its own payload reference, or false. Never reads the disk. */
+/* A cached entry with its own payload reference, or false. Never reads the disk. Entries of kind
+ * LOG_ENTRY_CHANGE are always cached. */
 bool log_cached(const struct log *log, unsigned group, uint64_t index, struct log_entry *entry);
 
 /* Reads entries [first, first + n) in the background, at most `max_bytes` of payload but at least

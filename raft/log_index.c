@@ -301,7 +301,10 @@ void log_index_evict(struct log_index *index) {
             if (entry->pending) {
                 return; /* what follows is pending as well */
             }
-            entry_uncache(index, entry);
+            /* Configurations stay: whoever starts or follows the log needs them at once. */
+            if (entry->kind != LOG_ENTRY_CHANGE) {
+                entry_uncache(index, entry);
+            }
         }
         queue_pop(index);
     }
@@ -359,6 +362,7 @@ void log_index_relocated(struct log_index *index, unsigned group, uint64_t i,
 
 void log_index_reset(struct log_index *index, unsigned group, uint64_t i, uint64_t term) {
     struct group *g = group_of(index, group);
+    ASSERT(i <= LOG_INDEX_MAX);
     if (g->state.first <= g->state.last) {
         drop_range(index, group, g->state.first, g->state.last);
     }
@@ -444,7 +448,7 @@ bool log_index_restore(struct log_index *index, unsigned group,
                        const struct log_group_state *state) {
     struct group *g = group_of(index, group);
     ASSERT(g->n_chunks == 0 && g->state.last + 1 == g->state.first);
-    if (state->last == UINT64_MAX || state->last + 1 - state->first > LOG_INDEX_RESTORE_MAX) {
+    if (state->last > LOG_INDEX_MAX || state->last + 1 - state->first > LOG_INDEX_RESTORE_MAX) {
         return false;
     }
     g->state = *state;
@@ -461,7 +465,7 @@ bool log_index_restore(struct log_index *index, unsigned group,
 bool log_index_place(struct log_index *index, unsigned group, uint64_t i, uint64_t term,
                      enum log_entry_kind kind, uint32_t size, struct log_location location) {
     struct group *g = group_of(index, group);
-    if (i < g->state.first || i - 1 > g->state.last || i == UINT64_MAX) {
+    if (i < g->state.first || i - 1 > g->state.last || i > LOG_INDEX_MAX) {
         return false;
     }
     truncate_from(index, group, i);
@@ -496,6 +500,15 @@ bool log_index_replay_cut(struct log_index *index, unsigned group, uint64_t i, u
     }
     cut_to(index, group, i, term);
     return true;
+}
+
+void log_index_keep(struct log_index *index, unsigned group, uint64_t i, struct slice bytes) {
+    struct group *g = group_of(index, group);
+    struct log_index_entry *entry = group_has(g, i) ? group_find(g, i) : NULL;
+    ASSERT(entry != NULL && entry->kind == LOG_ENTRY_CHANGE && entry->payload == NULL);
+    ASSERT(entry->size == bytes.size);
+    entry->payload = payload_copy(bytes);
+    index->cache_bytes += cache_cost(entry);
 }
 
 uint64_t log_index_unplaced(const struct log_index *index, unsigned group) {

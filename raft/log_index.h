@@ -54,7 +54,7 @@ void log_index_relocated(struct log_index *index, unsigned group, uint64_t i,
 void log_index_reset(struct log_index *index, unsigned group, uint64_t i, uint64_t term);
 /* `i` must be retained. Returns the term of entry `i`. */
 uint64_t log_index_cut(struct log_index *index, unsigned group, uint64_t i);
-/* Drops cached payloads, oldest first, until the cache is within its size. */
+/* Drops cached payloads, oldest first, until the cache is within its size; never configurations. */
 void log_index_evict(struct log_index *index);
 uint64_t log_index_cache_bytes(const struct log_index *index);
 /* Slots of the queue of cached entries: bounded by twice what is cached, and a small constant. */
@@ -74,9 +74,11 @@ uint64_t log_index_oldest_live_bytes(const struct log_index *index);
 /* For recovery. A state brings entries whose places are not known yet; more than
  * LOG_INDEX_RESTORE_MAX of them are refused (false). */
 #define LOG_INDEX_RESTORE_MAX ((uint64_t)1 << 28)
+/* No log gets this far; it spares the arithmetic on indexes every thought of overflow. */
+#define LOG_INDEX_MAX ((uint64_t)1 << 62)
 bool log_index_restore(struct log_index *index, unsigned group,
                        const struct log_group_state *state);
-/* Replays an append of one durable entry. False when it would leave a gap. */
+/* Replays an append of one durable entry. False when it would leave a gap or is out of range. */
 bool log_index_place(struct log_index *index, unsigned group, uint64_t i, uint64_t term,
                      enum log_entry_kind kind, uint32_t size, struct log_location location);
 /* Replays a relocation. False when the entry is not there or has another term. */
@@ -84,6 +86,9 @@ bool log_index_replace(struct log_index *index, unsigned group, uint64_t i, uint
                        enum log_entry_kind kind, uint32_t size, struct log_location location);
 /* Replays a cut. False when it lies outside the log. */
 bool log_index_replay_cut(struct log_index *index, unsigned group, uint64_t i, uint64_t term);
+/* The payload of a configuration (LOG_ENTRY_CHANGE) that was just placed or replaced: it stays in
+ * memory as long as the entry is retained, as does that of one that was appended. */
+void log_index_keep(struct log_index *index, unsigned group, uint64_t i, struct slice bytes);
 /* First entry of the group whose place is unknown, or 0. */
 uint64_t log_index_unplaced(const struct log_index *index, unsigned group);
 

@@ -75,7 +75,7 @@ static enum error_code replay_group_record(const struct replay *replay, uint64_t
         log_index_set_vote(replay->index, record->group, record->term, record->index);
         break;
     case LOG_RECORD_RESET:
-        fine = record->index < UINT64_MAX;
+        fine = record->index <= LOG_INDEX_MAX;
         if (fine) {
             log_index_reset(replay->index, record->group, record->index, record->term);
         }
@@ -88,8 +88,15 @@ static enum error_code replay_group_record(const struct replay *replay, uint64_t
     case LOG_RECORD_SEAL:
         ASSERT(false);
     }
-    return fine ? ERROR_NONE
-                : replay_contradiction(replay, offset, "a record lies outside its group's log");
+    if (!fine) {
+        return replay_contradiction(replay, offset, "a record lies outside its group's log");
+    }
+    if ((record->type == LOG_RECORD_ENTRY || record->type == LOG_RECORD_RELOCATED) &&
+        record->kind == LOG_ENTRY_CHANGE) {
+        log_index_keep(replay->index, record->group, record->index,
+                       log_record_payload(replay->segment, offset, record));
+    }
+    return ERROR_NONE;
 }
 
 static enum error_code replay_record(const struct replay *replay, uint64_t offset,

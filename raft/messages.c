@@ -70,7 +70,8 @@ static bool decode_append(struct reader *reader, struct raft_wire *wire) {
         return false;
     }
     /* Raft's induction starts at index 0, which has term 0; every other entry has a term. */
-    if ((wire->append.prev_index == 0) != (wire->append.prev_term == 0)) {
+    if ((wire->append.prev_index == 0) != (wire->append.prev_term == 0) ||
+        wire->append.prev_term > wire->term) {
         return false;
     }
     uint64_t term = wire->append.prev_term;
@@ -110,6 +111,9 @@ static bool decode_body(struct reader *reader, struct raft_wire *wire) {
         wire->vote.candidate = reader_u64(reader);
         wire->vote.last_index = reader_u64(reader);
         wire->vote.last_term = reader_u64(reader);
+        if (wire->vote.candidate == 0) {
+            return false;
+        }
         return decode_bits(reader, &wire->vote.disrupt, &wire->vote.pre_vote);
     case PEER_MESSAGE_VOTE_RESULT:
         return decode_bits(reader, &wire->vote_result.granted, &wire->vote_result.pre_vote);

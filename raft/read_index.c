@@ -3,9 +3,10 @@
 #include "base/assert.h"
 
 void read_index_reset(struct read_index *reads) {
-    reads->started++;
-    reads->confirmed = reads->started;
+    /* The number of a round that was waited for but not confirmed is never used again. */
+    reads->started = reads->wanted > reads->started ? reads->wanted : reads->started;
     reads->wanted = reads->started;
+    reads->under_way = false;
     reads->n_acks = 0;
 }
 
@@ -17,16 +18,17 @@ uint64_t read_index_join(struct read_index *reads) {
 }
 
 bool read_index_start(struct read_index *reads) {
-    if (reads->wanted <= reads->started || reads->confirmed < reads->started) {
+    if (reads->wanted <= reads->started || reads->under_way) {
         return false;
     }
     reads->started++;
+    reads->under_way = true;
     ASSERT(reads->wanted == reads->started);
     return true;
 }
 
 bool read_index_is_waiting(const struct read_index *reads) {
-    return reads->confirmed < reads->started;
+    return reads->under_way;
 }
 
 static uint64_t acked_round(const struct read_index *reads, uint64_t node) {
@@ -69,6 +71,7 @@ bool read_index_check(struct read_index *reads, const uint64_t *voters, unsigned
         return false;
     }
     reads->confirmed = reads->started;
+    reads->under_way = false;
     return true;
 }
 

@@ -17,9 +17,10 @@
 #include "base/limits.h"
 
 struct read_index {
-    uint64_t started;   /* number of the newest round that was sent, 0: none in this term */
+    uint64_t started;   /* number of the newest round that was sent or given up */
     uint64_t confirmed; /* newest round that a majority answered */
     uint64_t wanted;    /* newest round that somebody waits for */
+    bool under_way;     /* `started` was sent and is not confirmed */
     struct {
         uint64_t node;
         uint64_t round; /* newest round that this voter answered */
@@ -27,8 +28,9 @@ struct read_index {
     unsigned n_acks;
 };
 
-/* Forgets everything: on each change of role or term. Round numbers go on growing, so that an
- * answer to an older term's round can never count. */
+/* Gives up the round under way: on each change of role or term. Round numbers go on growing, so
+ * that an answer to an older term's round can never count. Nothing gets confirmed by this; who
+ * still waits must drop the read, since a later term's round proves nothing about its index. */
 void read_index_reset(struct read_index *reads);
 
 /* A read arrives. Returns the round that it has to wait for. */
