@@ -1,4 +1,4 @@
-/* About the node and its commands: INFO, COMMAND, CONFIG. */
+/* About the node and its commands: INFO, COMMAND, CONFIG, CLUSTER. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -87,6 +87,7 @@ static void info_cluster(struct buffer *out, const struct info_source *source) {
     put(out, "cluster_enabled:0\r\ncluster_name:%s\r\nnode_id:%" PRIu32 "\r\n", info->cluster,
         info->node_id);
     put(out, "nodes:%u\r\nshards:%u\r\n", info->n_nodes, info->n_shards);
+    put(out, "digest_mismatches:%" PRIu64 "\r\n", info->digest_mismatches);
     for (unsigned i = 0; i < info->n_nodes; i++) {
         const struct server_info_node *node = &info->nodes[i];
         put(out, "node%" PRIu32 ":address=%s,connected=%d\r\n", node->id, node->client_address,
@@ -99,9 +100,10 @@ static void info_shards(struct buffer *out, const struct info_source *source) {
         const struct server_info_shard *shard = &source->info->shards[i];
         put(out,
             "shard%u:role=%s,leader=%" PRIu32 ",term=%" PRIu64 ",commit=%" PRIu64
-            ",applied=%" PRIu64 ",last=%" PRIu64 ",keys=%" PRIu64 ",bytes=%" PRIu64 "\r\n",
+            ",applied=%" PRIu64 ",last=%" PRIu64 ",keys=%" PRIu64 ",bytes=%" PRIu64
+            ",voters=%u\r\n",
             i, shard->role, shard->leader, shard->term, shard->commit, shard->applied, shard->last,
-            shard->keys, shard->used_bytes);
+            shard->keys, shard->used_bytes, shard->voters);
     }
 }
 
@@ -395,5 +397,22 @@ void verb_config_set(struct call *call) {
 
 void verb_config_resetstat(struct call *call) {
     call->session->host->stats = (struct session_stats){0};
+    call_ok(call);
+}
+
+/* ---- CLUSTER ---- */
+
+void verb_cluster_replace(struct call *call) {
+    const struct session_port *port = &call->session->host->port;
+    struct error error = {0};
+    int64_t node = 0;
+    if (!call_parse_integer(call->argv[2], &node) || node <= 0) {
+        call_error(call, "ERR", "node id is not a positive integer");
+        return;
+    }
+    if (port->replace == NULL || port->replace(port->data, (uint64_t)node, &error) != ERROR_NONE) {
+        call_error(call, "ERR", "%s", error.message);
+        return;
+    }
     call_ok(call);
 }

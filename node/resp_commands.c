@@ -33,6 +33,13 @@ static const struct verb client_verbs[] = {
      verb_client_setname, LEAF},
 };
 
+static const struct verb cluster_verbs[] = {
+    {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"replace", 3, VERB_ADMIN, NO_KEYS, SERVER, "node-id",
+     "Takes a node that lost its disk out of all shards, so that it can come back empty",
+     verb_cluster_replace, LEAF},
+};
+
 static const struct verb command_verbs[] = {
     {"count", 2, VERB_FAST, NO_KEYS, SERVER, "", "Number of commands", verb_command_count, LEAF},
     {"docs", -2, 0, NO_KEYS, SERVER, "[name ...]", "What commands do", verb_command_docs, LEAF},
@@ -58,6 +65,8 @@ static const struct verb verbs[] = {
      "Picks the project of this connection", verb_auth, LEAF},
     {"client", -2, 0, NO_KEYS, CONNECTION, "subcommand", "About connections", NULL, client_verbs,
      COUNT(client_verbs)},
+    {"cluster", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About the cluster", NULL,
+     cluster_verbs, COUNT(cluster_verbs)},
     {"command", -1, 0, NO_KEYS, SERVER, "[subcommand]", "About commands", verb_command,
      command_verbs, COUNT(command_verbs)},
     {"config", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About settings", NULL, config_verbs,

@@ -109,6 +109,7 @@ void verb_ttl(struct call *call);
 void verb_get(struct call *call);
 void verb_set(struct call *call);
 /* commands_server.c */
+void verb_cluster_replace(struct call *call);
 void verb_command(struct call *call);
 void verb_command_count(struct call *call);
 void verb_command_docs(struct call *call);

@@ -165,6 +165,10 @@ static void submit_op(void *data, struct op *op) {
     router_submit(server->router, op);
 }
 
+static enum error_code replace_node(void *data, uint64_t node, struct error *error) {
+    return server_replace(data, node, error);
+}
+
 static enum error_code open_clients(struct server *server, struct error *error) {
     const struct config *config = server->config;
     struct session_limits limits = {.n_shards = config->shards,
@@ -172,8 +176,11 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                     .max_pipeline = config->max_pipeline,
                                     .max_output = SESSION_OUTPUT_DEFAULT,
                                     .max_input = config->max_memory_inflight};
-    struct session_port port = {
-        .data = server, .submit = submit_op, .now_ms = server_now, .describe = server_describe};
+    struct session_port port = {.data = server,
+                                .submit = submit_op,
+                                .now_ms = server_now,
+                                .describe = server_describe,
+                                .replace = replace_node};
     session_host_init(&server->sessions, &limits, &port);
     struct listener_options options = {.host = config->listen.host,
                                        .port = config->listen.port,

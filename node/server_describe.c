@@ -44,6 +44,8 @@ static void describe_shard(struct server *server, unsigned i, struct server_info
     info->last = group_last(group);
     info->keys = server->shards[i].state.keys;
     info->used_bytes = server->shards[i].state.used_bytes;
+    uint64_t voters[LIMIT_NODES];
+    info->voters = group_voters(group, voters);
 }
 
 void server_describe(void *data, struct server_info *info) {
@@ -54,6 +56,7 @@ void server_describe(void *data, struct server_info *info) {
     info->cluster = config->cluster;
     info->node_id = config->node_id;
     info->tcp_port = listener_port(server->listener);
+    info->digest_mismatches = server->digest_mismatches;
     info->uptime_ms = server_now(server) - server->started_ms;
     info->n_nodes = config->n_nodes;
     for (unsigned i = 0; i < config->n_nodes; i++) {

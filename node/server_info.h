@@ -23,6 +23,7 @@ struct server_info_shard {
     uint64_t last; /* index of the last entry of the log */
     uint64_t keys;
     uint64_t used_bytes;
+    unsigned voters;
 };
 
 /* The strings must stay valid until the callback's caller returns to the event loop. */
@@ -31,6 +32,7 @@ struct server_info {
     uint32_t node_id;
     uint16_t tcp_port;
     uint64_t uptime_ms;
+    uint64_t digest_mismatches; /* replicas that differed from their leader: an alarm */
     unsigned n_nodes;
     struct server_info_node nodes[LIMIT_NODES];
     unsigned n_shards;

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "base/error.h"
 #include "base/list.h"
 #include "node/output.h"
 
@@ -57,6 +58,8 @@ struct session_port {
     uint64_t (*now_ms)(void *data);
     /* Fills a zeroed *info. */
     void (*describe)(void *data, struct server_info *info);
+    /* CLUSTER REPLACE; may be NULL. On refusal the error tells why. */
+    enum error_code (*replace)(void *data, uint64_t node, struct error *error);
 };
 
 struct session_stats {
