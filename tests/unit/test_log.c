@@ -389,6 +389,29 @@ static void test_cache_is_bounded(void **state) {
     reading_free(&reading);
 }
 
+static void test_configurations_stay_cached(void **state) {
+    struct fixture *f = *state;
+    open_log(f);
+    struct log_entry entry = {
+        .term = 1, .kind = LOG_ENTRY_CHANGE, .payload = payload_for(0, 1, 1, 300)};
+    log_append(f->log, 0, 1, &entry, 1, NULL);
+    payload_unref(entry.payload);
+    append_range(f, 0, 2, 2000, 1, 1000);
+    for (unsigned k = 0; k < 2; k++) {
+        assert_false(log_cached(f->log, 0, 2, &entry));
+        assert_true(log_cached(f->log, 0, 1, &entry));
+        assert_int_equal(entry.kind, LOG_ENTRY_CHANGE);
+        struct payload *expected = payload_for(0, 1, 1, 300);
+        assert_true(slice_equal(payload_slice(entry.payload), payload_slice(expected)));
+        payload_unref(expected);
+        payload_unref(entry.payload);
+        reopen_log(f);
+    }
+    log_cut(f->log, 0, 1);
+    assert_false(log_cached(f->log, 0, 1, &entry));
+    assert_int_equal(log_stats(f->log).cache_bytes, 0);
+}
+
 static void test_entry_larger_than_a_segment(void **state) {
     struct fixture *f = *state;
     open_log(f);
@@ -708,14 +731,23 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_failures_are_fatal), /* first: it forks, and no thread may run then */
-        TEST(test_fresh_log_is_empty),           TEST(test_appended_survives),
-        TEST(test_lookup_and_cache_at_once),     TEST(test_replaced_suffix_stays_away),
-        TEST(test_replaced_while_in_flight),     TEST(test_reset_and_cut),
-        TEST(test_completions_keep_their_order), TEST(test_cache_is_bounded),
-        TEST(test_entry_larger_than_a_segment),  TEST(test_cut_segments_are_recycled),
-        TEST(test_quiet_group_pins_nothing),     TEST(test_read_of_cut_range_is_invalid),
-        TEST(test_damage_is_noticed_by_a_read),  TEST(test_idle_log_seals_itself),
-        TEST(test_wrong_options_are_refused),    TEST(test_lack_of_space_is_known_in_time),
+        TEST(test_fresh_log_is_empty),
+        TEST(test_appended_survives),
+        TEST(test_lookup_and_cache_at_once),
+        TEST(test_replaced_suffix_stays_away),
+        TEST(test_replaced_while_in_flight),
+        TEST(test_reset_and_cut),
+        TEST(test_completions_keep_their_order),
+        TEST(test_cache_is_bounded),
+        TEST(test_configurations_stay_cached),
+        TEST(test_entry_larger_than_a_segment),
+        TEST(test_cut_segments_are_recycled),
+        TEST(test_quiet_group_pins_nothing),
+        TEST(test_read_of_cut_range_is_invalid),
+        TEST(test_damage_is_noticed_by_a_read),
+        TEST(test_idle_log_seals_itself),
+        TEST(test_wrong_options_are_refused),
+        TEST(test_lack_of_space_is_known_in_time),
         TEST(test_open_survives_each_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
