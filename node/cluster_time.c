@@ -74,7 +74,8 @@ bool cluster_time_settle(struct cluster_time *clock, unsigned n_voters, uint64_t
     if (!clock->opening) {
         return true;
     }
-    bool anchored = false;
+    /* This replica may have followed a leader, or applied its entries, since its own sample. */
+    bool anchored = clock->anchored;
     uint64_t largest_ms = 0;
     for (unsigned i = 0; i < clock->n_samples; i++) {
         const struct cluster_time_sample *sample = &clock->samples[i];

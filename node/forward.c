@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-static enum peer_lane finish(uint8_t type, uint16_t shard, struct slice body, struct buffer *header,
-                             struct payload **attachment, struct peer_message *message) {
+static void finish(uint8_t type, uint16_t shard, struct slice body, struct buffer *header,
+                   struct payload **attachment, struct peer_message *message) {
     bool large = body.size > FORWARD_INLINE_MAX;
     *attachment = NULL;
     if (large) {
@@ -16,7 +16,6 @@ static enum peer_lane finish(uint8_t type, uint16_t shard, struct slice body, st
                                      .header = buffer_slice(header),
                                      .n_attachments = large ? 1 : 0,
                                      .attachments = large ? attachment : NULL};
-    return large ? PEER_LANE_BULK : PEER_LANE_NORMAL;
 }
 
 /* The part behind the fixed fields: inline or attached, but not both. */
@@ -29,14 +28,14 @@ static bool body_of(const struct peer_message *message, struct reader *reader, s
     return message->n_attachments == 1 && reader_done(reader);
 }
 
-enum peer_lane forward_encode(const struct forward *forward, uint16_t shard, struct buffer *header,
-                              struct payload **attachment, struct peer_message *message) {
+void forward_encode(const struct forward *forward, uint16_t shard, struct buffer *header,
+                    struct payload **attachment, struct peer_message *message) {
     buffer_put_u64(header, forward->term);
     buffer_put_u64(header, forward->stream);
     buffer_put_u64(header, forward->boot);
     buffer_put_u64(header, forward->sequence);
     buffer_put_u8(header, forward->flags);
-    return finish(PEER_MESSAGE_FORWARD, shard, forward->command, header, attachment, message);
+    finish(PEER_MESSAGE_FORWARD, shard, forward->command, header, attachment, message);
 }
 
 bool forward_decode(const struct peer_message *message, struct forward *forward) {
@@ -68,7 +67,7 @@ enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t 
     struct slice body = {0};
     if (large) {
         body = buffer_slice(&reply->result.data);
-    } else if (reply->kind == FORWARD_REPLY_RESULT) {
+    } else if (reply->kind == FORWARD_REPLY_RESULT || reply->kind == FORWARD_REPLY_FAILED) {
         result_encode(&encoded, &reply->result);
         body = buffer_slice(&encoded);
     }
@@ -77,9 +76,9 @@ enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t 
     buffer_put_u64(header, reply->boot);
     buffer_put_u64(header, reply->sequence);
     buffer_put_u8(header, (uint8_t)(large ? FORWARD_REPLY_BULK : reply->kind));
-    enum peer_lane lane = finish(PEER_MESSAGE_REPLY, shard, body, header, attachment, message);
+    finish(PEER_MESSAGE_REPLY, shard, body, header, attachment, message);
     buffer_free(&encoded);
-    return lane;
+    return *attachment != NULL ? PEER_LANE_BULK : PEER_LANE_NORMAL;
 }
 
 bool forward_reply_decode(const struct peer_message *message, struct forward_reply *reply) {
@@ -104,6 +103,9 @@ bool forward_reply_decode(const struct peer_message *message, struct forward_rep
         return true;
     case FORWARD_REPLY_REFUSED:
         return body.size == 0;
+    case FORWARD_REPLY_FAILED:
+        return result_decode(body, &reply->result, NULL) == ERROR_NONE &&
+               reply->result.kind == RESULT_ERROR;
     default:
         return false;
     }

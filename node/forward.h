@@ -4,9 +4,10 @@
  *
  *   FORWARD  u64 term, u64 stream, u64 boot, u64 sequence, u8 flags, then the command, or the
  *            command as the only attachment when it is large
- *   REPLY    u64 term, u64 stream, u64 boot, u64 sequence (all as in the FORWARD), u8 kind, then
- * the encoded result (kind RESULT), or a bulk result's bytes as the only attachment when they are
- * large (kind BULK) */
+ *   REPLY    u64 term, u64 stream, u64 boot, u64 sequence (as in the FORWARD; term and stream are 0
+ *            where the result of a write comes from the log), u8 kind, then the encoded result
+ *            (kinds RESULT and FAILED), or a bulk result's bytes as the only attachment when they
+ *            are large (kind BULK) */
 #ifndef NODE_FORWARD_H
 #define NODE_FORWARD_H
 
@@ -20,13 +21,15 @@ enum {
     PEER_MESSAGE_REPLACE = 19
 };
 
-/* Larger commands and results travel as an attachment on the bulk lane. */
-enum { FORWARD_INLINE_MAX = 32 * 1024 };
+enum {
+    FORWARD_INLINE_MAX = 32 * 1024, /* larger commands and results travel as an attachment */
+    FORWARD_NORMAL_MAX = 128 * 1024 /* larger commands take the bulk lane */
+};
 
 enum forward_flags {
     FORWARD_WRITE = 1,
     FORWARD_AFTER_WRITES = 2, /* a read that must see the writes forwarded before it */
-    FORWARD_FENCE = 4         /* a write without effect; `sequence` is a link epoch */
+    FORWARD_FENCE = 4         /* a write without effect; `sequence` numbers the sender's fences */
 };
 
 struct forward {
@@ -39,9 +42,12 @@ struct forward {
 };
 
 enum forward_reply_kind {
+    /* The operation's result, true whichever attempt it answers. */
     FORWARD_REPLY_RESULT = 0,
     FORWARD_REPLY_BULK = 1,
-    FORWARD_REPLY_REFUSED = 2 /* not carried out; send it again when a leader is ready */
+    /* This attempt, known by its stream, was not carried out: */
+    FORWARD_REPLY_REFUSED = 2, /* send it again when a leader is ready */
+    FORWARD_REPLY_FAILED = 3   /* give up; the result tells why */
 };
 
 struct forward_reply {
@@ -50,16 +56,18 @@ struct forward_reply {
     uint64_t boot;
     uint64_t sequence;
     enum forward_reply_kind kind;
-    struct result result; /* owned; RESULT and BULK only */
+    struct result result; /* owned; empty when REFUSED */
 };
 
 /* Builds the peer message. `header` and `attachment` are storage for it; the caller frees both (the
- * attachment with payload_unref, it may stay NULL). Returns the lane to send it on. */
-enum peer_lane forward_encode(const struct forward *forward, uint16_t shard, struct buffer *header,
-                              struct payload **attachment, struct peer_message *message);
+ * attachment with payload_unref, it may stay NULL). The lane is the sender's choice, since
+ * forwarded operations must not overtake each other. */
+void forward_encode(const struct forward *forward, uint16_t shard, struct buffer *header,
+                    struct payload **attachment, struct peer_message *message);
 /* Slices point into the message. */
 bool forward_decode(const struct peer_message *message, struct forward *forward);
 
+/* Returns the lane to send it on: replies have no order. */
 enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t shard,
                                     struct buffer *header, struct payload **attachment,
                                     struct peer_message *message);

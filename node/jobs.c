@@ -25,6 +25,7 @@ void job_free(struct job *job) {
     }
     for (unsigned i = 0; i < job->n_reads; i++) {
         result_free(&job->reads[i].result);
+        buffer_free(&job->reads[i].kept);
     }
     mem_free(job->entries);
     mem_free(job->results);
@@ -32,6 +33,21 @@ void job_free(struct job *job) {
     mem_free(job->path);
     buffer_free(&job->config);
     mem_free(job);
+}
+
+void job_add_read(struct job *job, struct slice command, uint64_t index, void *data) {
+    if (job->n_reads == job->reads_capacity) {
+        job->reads_capacity = job->reads_capacity == 0 ? 16 : 2 * job->reads_capacity;
+        job->reads = mem_realloc(job->reads, job->reads_capacity * sizeof *job->reads);
+    }
+    job->reads[job->n_reads++] = (struct job_read){.command = command, .data = data};
+    job->read_index = index > job->read_index ? index : job->read_index;
+}
+
+void job_read_abandon(struct job_read *read, struct buffer *command) {
+    read->kept = *command;
+    read->data = NULL;
+    *command = (struct buffer){0};
 }
 
 static uint64_t term_of(const struct job *job, uint64_t index) {
@@ -123,6 +139,10 @@ static void run_apply(struct job *job, struct machine *machine) {
 }
 
 static void run_read(struct job *job, struct machine *machine) {
+    if (machine_state(machine).applied_index < job->read_index) {
+        job->behind = true;
+        return;
+    }
     struct command *commands = mem_zalloc(job->n_reads, sizeof *commands);
     struct result *results = mem_zalloc(job->n_reads, sizeof *results);
     for (unsigned i = 0; i < job->n_reads; i++) {

@@ -34,9 +34,10 @@ struct job_result {
 };
 
 struct job_read {
-    struct slice command; /* encoded; must stay valid until `done` */
-    void *data;           /* the submitter's */
+    struct slice command; /* encoded; must stay valid until `done`, or see job_read_abandon() */
+    void *data;           /* the submitter's; NULL once abandoned */
     struct result result;
+    struct buffer kept; /* command of an abandoned read */
 };
 
 /* The shard's digest right after the entry `index`; taken at the same indexes on every replica. */
@@ -70,6 +71,9 @@ struct job {
     /* JOB_READ in and out: */
     struct job_read *reads;
     unsigned n_reads;
+    unsigned reads_capacity;
+    uint64_t read_index; /* in: the least that must be applied; ... */
+    bool behind;         /* out: ... it was not, for lack of space: nothing was read */
 
     /* JOB_VERIFY, JOB_INSTALL in: path of the staged file; owned by the job. */
     char *path;
@@ -88,6 +92,12 @@ struct job {
 struct job *job_new(enum job_kind kind, unsigned shard, void (*done)(struct job *job), void *data);
 /* Frees the job with everything that it owns. */
 void job_free(struct job *job);
+
+/* Adds a read that must see the entry `index`. Before the job is submitted only. */
+void job_add_read(struct job *job, struct slice command, uint64_t index, void *data);
+/* The submitter of a read under way waits no longer: the job takes over the command's memory. On
+ * the loop thread; a state machine thread may be at work on the job. */
+void job_read_abandon(struct job_read *read, struct buffer *command);
 
 /* Runs a job against the shard's machine: what a state machine thread does, and what a test without
  * threads may do as well. *machine is replaced by JOB_INSTALL. */

@@ -11,6 +11,7 @@
 #include "node/machine/command.h"
 
 struct op;
+struct job_read;
 
 /* Called exactly once per submitted op, on the loop thread, possibly from within router_submit().
  * The callee may move the result's data out and owns the op again. */
@@ -40,11 +41,15 @@ struct op {
     struct list_node link;
     enum op_state state;
     uint64_t sequence;
+    uint64_t bytes;       /* counted for it while it is under way */
     uint64_t term;        /* in which it was proposed or forwarded */
     uint64_t link_epoch;  /* of the peer link it was forwarded over */
-    uint64_t stream;      /* in which it was forwarded */
+    uint64_t stream;      /* in which it was forwarded; no two attempts share one */
+    uint64_t fence;       /* newest fence that was sent before it was forwarded */
+    uint64_t sent_ms;     /* when it was forwarded */
     uint64_t index;       /* OP_READING: log index that must be applied first */
     uint64_t round;       /* OP_READING: leadership check to wait for */
+    struct job_read *job; /* OP_READING: its place in the job that reads, or NULL */
     bool is_remote;       /* a read forwarded by another node */
     bool fate_lost;       /* a snapshot may have hidden its log entry */
     uint64_t deadline_ms; /* monotonic */

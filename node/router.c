@@ -29,7 +29,8 @@ static bool enter_op(struct router *router, struct op *op) {
     op->sequence = router->next_sequence++;
     router->slots[op->sequence % ROUTER_SLOTS] = op;
     router->stats.inflight++;
-    router->stats.inflight_bytes += op->command.size;
+    op->bytes = op->command.size;
+    router->stats.inflight_bytes += op->bytes;
     return true;
 }
 
@@ -37,7 +38,7 @@ static void leave_op(struct router *router, struct op *op) {
     ASSERT(find_op(router, op->sequence) == op);
     router->slots[op->sequence % ROUTER_SLOTS] = NULL;
     router->stats.inflight--;
-    router->stats.inflight_bytes -= op->command.size;
+    router->stats.inflight_bytes -= op->bytes;
 }
 
 void router_finish(struct router *router, struct op *op, struct result *result) {
@@ -80,22 +81,40 @@ void router_park(struct route *route, struct op *op) {
     list_insert_before(at->next, &op->link);
 }
 
+static bool is_large(const struct op *op) {
+    return op->command.size > FORWARD_NORMAL_MAX;
+}
+
+/* Lanes of a link overtake each other, so all that is in flight goes over one. Small operations
+ * follow large ones on the bulk lane; once no large one is left they wait until the lane is idle
+ * and go back to the normal one. */
+static bool lane_takes(const struct route *route, const struct op *op) {
+    if (route->lane == PEER_LANE_NORMAL) {
+        return !is_large(op);
+    }
+    const struct op *large = find_op(route->router, route->last_large);
+    return is_large(op) ||
+           (large != NULL && large->shard == route->number && large->state == OP_FORWARDED);
+}
+
 /* Whether a further operation may join those in flight: only under the same term and link, so that
  * nothing overtakes an operation whose fate is open. */
-static bool may_send(const struct route *route, uint64_t leader, uint64_t epoch) {
+static bool may_send(struct route *route, const struct op *next, uint64_t leader, uint64_t epoch) {
     const struct list_node *first = list_first(&route->inflight);
-    if (route->stream_broken) {
-        return false;
-    }
     if (first == NULL) {
+        route->stream += route->stream_broken ? 1 : 0;
+        route->stream_broken = false;
+        route->lane = is_large(next) ? PEER_LANE_BULK : PEER_LANE_NORMAL;
         return true;
     }
     const struct op *op = LIST_ENTRY(first, struct op, link);
-    if (op->term != group_term(route->shard->group)) {
+    if (route->stream_broken || op->term != group_term(route->shard->group)) {
         return false;
     }
-    bool local = leader == route->router->options.self;
-    return local ? op->state != OP_FORWARDED : op->state == OP_FORWARDED && op->link_epoch == epoch;
+    if (leader == route->router->options.self) {
+        return op->state != OP_FORWARDED;
+    }
+    return op->state == OP_FORWARDED && op->link_epoch == epoch && lane_takes(route, next);
 }
 
 static bool send_forward(struct route *route, uint64_t leader, const struct forward *forward) {
@@ -103,9 +122,8 @@ static bool send_forward(struct route *route, uint64_t leader, const struct forw
     struct buffer header = {0};
     struct payload *attachment = NULL;
     struct peer_message message;
-    enum peer_lane lane =
-        forward_encode(forward, (uint16_t)route->number, &header, &attachment, &message);
-    bool sent = port->send(port->data, leader, lane, &message);
+    forward_encode(forward, (uint16_t)route->number, &header, &attachment, &message);
+    bool sent = port->send(port->data, leader, route->lane, &message);
     payload_unref(attachment);
     buffer_free(&header);
     return sent;
@@ -127,6 +145,10 @@ static bool forward_op(struct route *route, struct op *op, uint64_t leader, uint
     op->term = forward.term;
     op->stream = route->stream;
     op->link_epoch = epoch;
+    op->fence = route->fences;
+    op->fate_lost = false;
+    op->sent_ms = router_now(router);
+    route->last_large = is_large(op) ? op->sequence : route->last_large;
     list_remove(&op->link);
     list_push(&route->inflight, &op->link);
     router->stats.forwarded++;
@@ -141,10 +163,10 @@ static bool dispatch(struct route *route, struct op *op) {
         return false;
     }
     if (leader == route->router->options.self) {
-        return may_send(route, leader, 0) && lead_submit(route, op) != LEAD_LATER;
+        return may_send(route, op, leader, 0) && lead_submit(route, op) != LEAD_LATER;
     }
     uint64_t epoch = port->link_epoch(port->data, leader);
-    return epoch != 0 && may_send(route, leader, epoch) && forward_op(route, op, leader, epoch);
+    return epoch != 0 && may_send(route, op, leader, epoch) && forward_op(route, op, leader, epoch);
 }
 
 void router_drain(struct route *route) {
@@ -152,10 +174,6 @@ void router_drain(struct route *route) {
         return;
     }
     route->draining = true;
-    if (route->stream_broken && list_empty(&route->inflight)) {
-        route->stream_broken = false;
-        route->stream++;
-    }
     while (!list_empty(&route->parked)) {
         struct op *op = LIST_ENTRY(list_first(&route->parked), struct op, link);
         if (!dispatch(route, op)) {
@@ -167,12 +185,13 @@ void router_drain(struct route *route) {
 }
 
 void router_submit(struct router *router, struct op *op) {
-    struct route *route = &router->routes[op->shard];
     ASSERT(op->shard < router->options.n_shards);
+    struct route *route = &router->routes[op->shard];
     list_init(&op->link);
     op->state = OP_NEW;
     op->is_remote = false;
     op->fate_lost = false;
+    op->job = NULL;
     op->term = 0;
     op->deadline_ms = router_now(router) + router->options.request_timeout_ms;
     uint64_t max = router->options.inflight_bytes_max;
@@ -212,16 +231,26 @@ static void take_inflight(struct route *route, struct list_node *taken,
     }
 }
 
-/* These were certainly not carried out, and never will be: they are sent again. */
+/* These were certainly not carried out, and never will be (a read may be carried out once more):
+ * they are sent again, in a stream of their own, so that a late answer to this attempt is known as
+ * such. Writes whose log entries a snapshot may have hidden are the exception. */
 static void send_again(struct route *route, struct list_node *ops) {
+    struct list_node lost;
+    list_init(&lost);
     while (!list_empty(ops)) {
         struct op *op = LIST_ENTRY(list_first(ops), struct op, link);
         if (op->fate_lost && op->is_write) {
-            fail_uncertain(route->router, op);
+            list_remove(&op->link);
+            list_push(&lost, &op->link);
             continue;
         }
         route->router->stats.resent++;
         router_park(route, op);
+    }
+    route->stream_broken = true;
+    /* Last, because what their clients submit next must queue behind those that wait. */
+    while (!list_empty(&lost)) {
+        fail_uncertain(route->router, LIST_ENTRY(list_first(&lost), struct op, link));
     }
 }
 
@@ -229,8 +258,8 @@ static bool is_of_earlier_term(const struct op *op, uint64_t term) {
     return op->state != OP_BATCHED && op->term < term;
 }
 
-static bool is_of_earlier_link(const struct op *op, uint64_t epoch) {
-    return op->state == OP_FORWARDED && op->link_epoch < epoch;
+static bool is_before_fence(const struct op *op, uint64_t fence) {
+    return op->state == OP_FORWARDED && op->fence < fence;
 }
 
 static bool is_stale_read(const struct op *op, uint64_t term) {
@@ -260,16 +289,19 @@ static void settle_earlier_terms(struct route *route, uint64_t term) {
     send_again(route, &taken);
 }
 
-static void settle_fence(struct route *route, uint64_t epoch) {
+/* The fence has passed: whatever was sent before it either passed before it, or was refused or
+ * lost on the way. */
+static void settle_fence(struct route *route, uint64_t fence) {
     struct list_node taken;
-    take_inflight(route, &taken, is_of_earlier_link, epoch);
-    send_again(route, &taken);
+    take_inflight(route, &taken, is_before_fence, fence);
+    if (!list_empty(&taken)) {
+        send_again(route, &taken);
+    }
 }
 
 void router_on_applied(struct router *router, unsigned shard, struct job *job, uint64_t index,
                        uint64_t term, bool gap) {
     struct route *route = &router->routes[shard];
-    (void)index;
     for (unsigned i = 0; job != NULL && i < job->n_results; i++) {
         struct job_result *result = &job->results[i];
         if (result->origin.node != router->options.self) {
@@ -286,7 +318,7 @@ void router_on_applied(struct router *router, unsigned shard, struct job *job, u
         }
     }
     if (job != NULL) {
-        lead_on_applied(route, job);
+        lead_on_applied(route, job, index);
     }
     if (gap) {
         for (struct list_node *at = route->inflight.next; at != &route->inflight; at = at->next) {
@@ -304,8 +336,8 @@ void router_on_role(struct router *router, unsigned shard) {
         lead_abandon(route);
     }
     take_inflight(route, &taken, is_stale_read, group_term(route->shard->group));
-    while (!list_empty(&taken)) {
-        router_park(route, LIST_ENTRY(list_first(&taken), struct op, link));
+    if (!list_empty(&taken)) {
+        send_again(route, &taken);
     }
     router_drain(route);
 }
@@ -316,7 +348,16 @@ void router_on_reads(struct router *router, unsigned shard) {
 
 /* --- links ------------------------------------------------------------------------------------ */
 
-/* Writes went over a link that broke: a fence over the new one will tell which of them arrived. */
+/* Operations went over a link that broke, or there is no answer, as when the leader's refusal was
+ * lost: a fence sent behind them will tell which of them arrived. */
+static bool wants_fence(const struct route *route, const struct op *op, uint64_t epoch,
+                        uint64_t now_ms) {
+    bool silent = op->link_epoch != epoch || now_ms >= op->sent_ms + ROUTER_SILENCE_MS;
+    return op->state == OP_FORWARDED && epoch != 0 && silent &&
+           op->term == group_term(route->shard->group) &&
+           now_ms >= route->fence_sent_ms + ROUTER_FENCE_MS;
+}
+
 static void fence_if_needed(struct route *route, uint64_t now_ms) {
     struct router_port *port = &route->router->options.port;
     struct list_node *first = list_first(&route->inflight);
@@ -325,10 +366,7 @@ static void fence_if_needed(struct route *route, uint64_t now_ms) {
         return;
     }
     const struct op *op = LIST_ENTRY(first, struct op, link);
-    uint64_t epoch = port->link_epoch(port->data, leader);
-    if (op->state != OP_FORWARDED || epoch == 0 || op->link_epoch == epoch ||
-        op->term != group_term(route->shard->group) ||
-        now_ms < route->fence_sent_ms + ROUTER_FENCE_MS) {
+    if (!wants_fence(route, op, port->link_epoch(port->data, leader), now_ms)) {
         return;
     }
     struct command fence = {.kind = COMMAND_FENCE, .project = slice_of("fence")};
@@ -338,11 +376,13 @@ static void fence_if_needed(struct route *route, uint64_t now_ms) {
     struct forward forward = {.term = op->term,
                               .stream = UINT64_MAX,
                               .boot = route->router->options.boot,
-                              .sequence = ROUTER_FENCE_BIT | epoch,
+                              .sequence = ROUTER_FENCE_BIT | (route->fences + 1),
                               .flags = FORWARD_WRITE | FORWARD_FENCE,
                               .command = buffer_slice(&encoded)};
     if (send_forward(route, leader, &forward)) {
+        route->fences++;
         route->fence_sent_ms = now_ms;
+        route->stream_broken = true; /* nothing follows it while it may send others back */
     }
     buffer_free(&encoded);
 }
@@ -360,8 +400,8 @@ void router_on_link(struct router *router, uint64_t node, bool up) {
             fence_if_needed(route, now_ms);
         } else {
             take_inflight(route, &taken, is_forwarded_read, 0);
-            while (!list_empty(&taken)) {
-                router_park(route, LIST_ENTRY(list_first(&taken), struct op, link));
+            if (!list_empty(&taken)) {
+                send_again(route, &taken);
             }
         }
         router_drain(route);
@@ -374,18 +414,20 @@ static void receive_reply(struct router *router, unsigned shard, struct forward_
     if (reply->boot != router->options.boot || op == NULL || op->shard != shard) {
         return;
     }
-    if (reply->kind != FORWARD_REPLY_REFUSED) {
-        router_finish(router, op, &reply->result);
-        router_drain(route);
+    bool is_result = reply->kind == FORWARD_REPLY_RESULT || reply->kind == FORWARD_REPLY_BULK;
+    /* That an earlier attempt was not carried out says nothing about the present one. */
+    if (!is_result &&
+        (op->state != OP_FORWARDED || op->term != reply->term || op->stream != reply->stream)) {
         return;
     }
-    /* An answer to an earlier attempt says nothing about the present one. */
-    if (op->state != OP_FORWARDED || op->term != reply->term || op->stream != reply->stream) {
+    if (reply->kind == FORWARD_REPLY_REFUSED) {
+        route->stream_broken = true;
+        route->retry_at_ms = router_now(router) + ROUTER_RETRY_MS;
+        router_park(route, op);
         return;
     }
-    route->stream_broken = true;
-    route->retry_at_ms = router_now(router) + ROUTER_RETRY_MS;
-    router_park(route, op);
+    router_finish(router, op, &reply->result);
+    router_drain(route);
 }
 
 bool router_receive(struct router *router, uint64_t from, const struct peer_message *message) {
@@ -420,7 +462,8 @@ static void expire_list(struct route *route, struct list_node *list, uint64_t no
     for (struct list_node *at = list->next; at != list;) {
         struct op *op = LIST_ENTRY(at, struct op, link);
         at = at->next;
-        if (op->deadline_ms <= now_ms) {
+        /* What is batched leaves before the next wait for events: its fate opens then. */
+        if (op->deadline_ms <= now_ms && op->state != OP_BATCHED) {
             list_remove(&op->link);
             list_push(&late, &op->link);
         }
@@ -444,6 +487,7 @@ void router_tick(struct router *router, uint64_t now_ms) {
         expire_list(route, &route->parked, now_ms);
         expire_list(route, &route->inflight, now_ms);
         expire_list(route, &route->reading, now_ms);
+        lead_expire_executing(route, now_ms);
         fence_if_needed(route, now_ms);
         if (now_ms >= route->retry_at_ms) {
             router_drain(route);
@@ -497,7 +541,7 @@ void router_free(struct router *router) {
             struct op *op = LIST_ENTRY(list_first(&route->parked), struct op, link);
             router_fail(router, op, ERROR_NOLEADER, "this node is shutting down");
         }
-        mem_free(route->remotes);
+        mem_free(route->gathered.remotes);
         buffer_free(&route->batch);
     }
     mem_free(router->routes);

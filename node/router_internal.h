@@ -9,19 +9,31 @@ enum {
     ROUTER_SLOTS = 1 << 16,              /* operations of this node's clients under way */
     ROUTER_REMOTE_READS = 1 << 17,       /* reads for other nodes under way */
     ROUTER_RETRY_MS = 10,                /* after a refusal or while nobody leads */
-    ROUTER_FENCE_MS = 500,               /* between two fences over the same link */
+    ROUTER_FENCE_MS = 500,               /* between two fences */
+    ROUTER_SILENCE_MS = 1000,            /* without an answer before a fence asks */
     ROUTER_READ_JOB = 1024,              /* reads of one job */
     ROUTER_UNCOMMITTED_BYTES = 96 << 20, /* proposed by this leader and not yet applied */
-    ROUTER_BATCHES = 256                 /* entries proposed at once */
+    ROUTER_BATCHES = 256,                /* entries proposed at once */
+    ROUTER_ALONE = 64 * 1024             /* larger commands are batches of their own */
 };
 
-/* A sequence number with this bit is a fence, the rest a link epoch. */
+/* A sequence number with this bit is a fence, the rest its number. */
 #define ROUTER_FENCE_BIT ((uint64_t)1 << 63)
 
 /* A command of another node in the batch being gathered. */
 struct route_remote {
     uint64_t node;
     struct forward_reply reply; /* who to tell when the batch cannot be proposed */
+};
+
+/* What the next flush proposes: finished batches and the commands of other nodes in them. */
+struct route_batches {
+    struct payload *closed[ROUTER_BATCHES];
+    unsigned n_closed;
+    uint64_t bytes;
+    struct route_remote *remotes;
+    unsigned n_remotes;
+    unsigned remotes_capacity;
 };
 
 /* One shard, as the router sees it. */
@@ -31,27 +43,25 @@ struct route {
     struct shard *shard;
 
     /* Operations of this node's clients, in the order of their sequence. Those in flight were all
-     * sent under one term, and over one link when forwarded. */
+     * sent under one term and, when forwarded, in one stream and over one lane of one link. */
     struct list_node parked;
     struct list_node inflight;
     uint64_t retry_at_ms;
 
     /* Forwarding. */
     uint64_t stream;
-    bool stream_broken; /* refused: a new stream begins when the old one is settled */
+    bool stream_broken; /* something of it waits again: the next one begins when it is settled */
     bool draining;      /* router_drain() is under way; callbacks may lead back to it */
+    enum peer_lane lane;
+    uint64_t last_large; /* sequence of the newest operation that needs the bulk lane */
+    uint64_t fences;     /* sent so far */
     uint64_t fence_sent_ms;
 
     /* Leading: what the next flush proposes, and reads. */
     struct buffer batch;
     unsigned batch_commands;
-    struct payload *closed[ROUTER_BATCHES];
-    unsigned n_closed;
-    uint64_t closed_bytes;
+    struct route_batches gathered;
     uint64_t flushes; /* numbers the flushes; kept in op->index of proposed operations */
-    struct route_remote *remotes;
-    unsigned n_remotes;
-    unsigned remotes_capacity;
     uint64_t uncommitted_bytes;
     struct list_node reading;   /* OP_READING: wait for their round and index */
     struct list_node executing; /* in a read job */
@@ -92,7 +102,9 @@ bool lead_flush(struct route *route);
 /* This node does not lead (or is not ready): nothing gathered can be proposed, no read be run. */
 void lead_abandon(struct route *route);
 void lead_run_reads(struct route *route);
-void lead_on_applied(struct route *route, const struct job *job);
+void lead_on_applied(struct route *route, const struct job *job, uint64_t index);
+/* Reads that the state machine has not answered by `now_ms` are answered with an error. */
+void lead_expire_executing(struct route *route, uint64_t now_ms);
 /* Sends the result of another node's command to it. */
 void lead_reply(struct route *route, const struct job_result *result);
 

@@ -31,23 +31,34 @@ void lead_reply(struct route *route, const struct job_result *result) {
     send_reply(route, result->origin.node, &reply);
 }
 
-/* Once one operation of a stream is refused, all later ones of it are: they must not overtake. */
-static bool is_refused(const struct route *route, uint64_t node, const struct forward *forward) {
-    for (unsigned i = 0; i < route->n_refused; i++) {
-        if (route->refused[i].node == node) {
-            return route->refused[i].boot == forward->boot &&
-                   route->refused[i].stream == forward->stream;
-        }
-    }
-    return false;
-}
-
-static void refuse(struct route *route, uint64_t node, const struct forward *forward) {
+/* Where `node` stands, or would stand, in the table of refused streams. */
+static unsigned find_refused(const struct route *route, uint64_t node) {
     unsigned i = 0;
     while (i < route->n_refused && route->refused[i].node != node) {
         i++;
     }
-    if (i < LIMIT_NODES && (forward->flags & FORWARD_FENCE) == 0) {
+    return i;
+}
+
+static bool is_fence(const struct forward *forward) {
+    return (forward->flags & FORWARD_FENCE) != 0;
+}
+
+/* Once one operation of a stream is refused, all later ones of it are: they must not overtake. A
+ * node numbers its streams upwards, so whatever is older than the refused one is over as well. */
+static bool is_refused(const struct route *route, uint64_t node, const struct forward *forward) {
+    unsigned i = find_refused(route, node);
+    if (i == route->n_refused || is_fence(forward)) {
+        return false;
+    }
+    uint64_t boot = route->refused[i].boot;
+    return forward->boot < boot ||
+           (forward->boot == boot && forward->stream <= route->refused[i].stream);
+}
+
+static void refuse(struct route *route, uint64_t node, const struct forward *forward) {
+    unsigned i = find_refused(route, node);
+    if (i < LIMIT_NODES && !is_fence(forward) && !is_refused(route, node, forward)) {
         route->n_refused = i == route->n_refused ? i + 1 : route->n_refused;
         route->refused[i].node = node;
         route->refused[i].boot = forward->boot;
@@ -82,49 +93,71 @@ static void set_no_space(struct result *result) {
 
 /* --- batches ---------------------------------------------------------------------------------- */
 
+static void add_closed(struct route_batches *gathered, struct payload *batch) {
+    ASSERT(gathered->n_closed < ROUTER_BATCHES);
+    gathered->closed[gathered->n_closed++] = batch;
+    gathered->bytes += batch->size;
+}
+
 static void close_batch(struct route *route) {
     if (route->batch_commands == 0) {
         return;
     }
-    ASSERT(route->n_closed < ROUTER_BATCHES);
-    route->closed[route->n_closed++] = payload_copy(buffer_slice(&route->batch));
-    route->closed_bytes += route->batch.size;
-    if (route->batch.capacity > 4 * LIMIT_BATCH_SIZE) {
-        buffer_free(&route->batch); /* a large value came through */
-    }
+    add_closed(&route->gathered, payload_copy(buffer_slice(&route->batch)));
     route->batch.size = 0;
     route->batch_commands = 0;
 }
 
 static void add_to_batch(struct route *route, struct command_origin origin, struct slice command) {
+    uint64_t quota = route->router->options.default_quota;
     size_t added = COMMAND_FRAME_SIZE + command.size;
+    if (command.size > ROUTER_ALONE) {
+        close_batch(route);
+        add_closed(&route->gathered, command_batch_of_one(quota, origin, command));
+        return;
+    }
     if (route->batch_commands > 0 && (route->batch.size + added > LIMIT_BATCH_SIZE ||
                                       route->batch_commands >= LIMIT_BATCH_COMMANDS)) {
         close_batch(route);
     }
     if (route->batch_commands == 0) {
-        command_batch_begin(&route->batch, shard_time_ms(route->shard),
-                            route->router->options.default_quota);
+        command_batch_begin(&route->batch, 0, quota); /* lead_flush() sets the time */
     }
     command_batch_add(&route->batch, origin, command);
     route->batch_commands++;
 }
 
+/* An operation closes at most one batch besides its own, and the flush one more. */
+static bool has_slots(const struct route *route) {
+    return route->gathered.n_closed + 2 < ROUTER_BATCHES;
+}
+
 static bool has_room(const struct route *route) {
-    return route->n_closed + 1 < ROUTER_BATCHES &&
-           route->uncommitted_bytes + route->closed_bytes + route->batch.size <
+    return has_slots(route) &&
+           route->uncommitted_bytes + route->gathered.bytes + route->batch.size <
                ROUTER_UNCOMMITTED_BYTES;
 }
 
-static void drop_batches(struct route *route) {
-    for (unsigned i = 0; i < route->n_closed; i++) {
-        payload_unref(route->closed[i]);
+/* Takes over what `gathered` owns but for its array of remotes. */
+static void release_closed(struct route_batches *gathered) {
+    for (unsigned i = 0; i < gathered->n_closed; i++) {
+        payload_unref(gathered->closed[i]);
     }
-    route->n_closed = 0;
-    route->closed_bytes = 0;
-    route->batch.size = 0;
-    route->batch_commands = 0;
-    route->n_remotes = 0;
+    gathered->n_closed = 0;
+    gathered->bytes = 0;
+}
+
+static void refuse_remotes(struct route *route, struct route_batches *gathered) {
+    for (unsigned i = 0; i < gathered->n_remotes; i++) {
+        const struct forward_reply *reply = &gathered->remotes[i].reply;
+        struct forward forward = {.term = reply->term,
+                                  .stream = reply->stream,
+                                  .boot = reply->boot,
+                                  .sequence = reply->sequence};
+        forward.flags = (reply->sequence & ROUTER_FENCE_BIT) ? FORWARD_FENCE : 0;
+        refuse(route, gathered->remotes[i].node, &forward);
+    }
+    gathered->n_remotes = 0;
 }
 
 /* Nothing of the batch was proposed: local operations wait, others' are refused. */
@@ -137,16 +170,10 @@ static void take_back(struct route *route) {
             router_park(route, op);
         }
     }
-    for (unsigned i = 0; i < route->n_remotes; i++) {
-        const struct forward_reply *reply = &route->remotes[i].reply;
-        struct forward forward = {.term = reply->term,
-                                  .stream = reply->stream,
-                                  .boot = reply->boot,
-                                  .sequence = reply->sequence};
-        forward.flags = (reply->sequence & ROUTER_FENCE_BIT) ? FORWARD_FENCE : 0;
-        refuse(route, route->remotes[i].node, &forward);
-    }
-    drop_batches(route);
+    refuse_remotes(route, &route->gathered);
+    release_closed(&route->gathered);
+    route->batch.size = 0;
+    route->batch_commands = 0;
     route->retry_at_ms = router_now(route->router) + ROUTER_RETRY_MS;
 }
 
@@ -173,37 +200,55 @@ static void unmark_proposed(struct route *route, uint64_t flush) {
     }
 }
 
+/* Moves out what was gathered: the callbacks of a proposal may lead back here, and what they gather
+ * belongs to the next flush. */
+static struct route_batches *take_gathered(struct route *route) {
+    struct route_batches *taken = mem_dup(&route->gathered, sizeof route->gathered);
+    memset(&route->gathered, 0, sizeof route->gathered);
+    return taken;
+}
+
+static void give_back(struct route *route, struct route_batches *taken) {
+    release_closed(taken);
+    if (route->gathered.remotes == NULL) {
+        route->gathered.remotes = taken->remotes;
+        route->gathered.remotes_capacity = taken->remotes_capacity;
+    } else {
+        mem_free(taken->remotes);
+    }
+    mem_free(taken);
+}
+
 bool lead_flush(struct route *route) {
+    struct group *group = route->shard->group;
     uint64_t first = 0;
     close_batch(route);
-    if (route->n_closed == 0) {
+    if (route->gathered.n_closed == 0) {
         return true;
     }
-    /* The callbacks of a proposal may come back here: let them find the batch gone. */
-    struct payload *closed[ROUTER_BATCHES];
-    unsigned n = route->n_closed;
-    unsigned n_remotes = route->n_remotes;
-    uint64_t bytes = route->closed_bytes;
+    if (!shard_is_ready(route->shard)) {
+        take_back(route);
+        return false;
+    }
+    struct route_batches *taken = take_gathered(route);
+    uint64_t bytes = taken->bytes;
     uint64_t flush = ++route->flushes;
-    memcpy(closed, route->closed, n * sizeof closed[0]);
-    mark_proposed(route, flush);
-    route->n_closed = 0;
-    route->n_remotes = 0;
-    route->closed_bytes = 0;
-    if (group_propose(route->shard->group, router_now(route->router), closed, n, &first)) {
-        route->uncommitted_bytes += bytes;
-        for (unsigned i = 0; i < n; i++) {
-            payload_unref(closed[i]);
-        }
-        return true;
+    /* The time of proposing, not of gathering: an expiry tick may have been proposed between. */
+    for (unsigned i = 0; i < taken->n_closed; i++) {
+        command_batch_set_time(taken->closed[i], shard_time_ms(route->shard));
     }
-    ASSERT(route->n_closed == 0 && route->n_remotes == 0);
-    memcpy(route->closed, closed, n * sizeof closed[0]);
-    route->n_closed = n;
-    route->n_remotes = n_remotes;
-    unmark_proposed(route, flush);
-    take_back(route);
-    return false;
+    mark_proposed(route, flush);
+    bool proposed =
+        group_propose(group, router_now(route->router), taken->closed, taken->n_closed, &first);
+    if (!proposed) {
+        unmark_proposed(route, flush);
+        refuse_remotes(route, taken);
+        take_back(route);
+    } else if (router_leads(route)) {
+        route->uncommitted_bytes += bytes;
+    }
+    give_back(route, taken);
+    return proposed;
 }
 
 /* --- writes and reads ------------------------------------------------------------------------- */
@@ -254,6 +299,7 @@ enum lead_answer lead_submit(struct route *route, struct op *op) {
                                     .sequence = op->sequence};
     add_to_batch(route, origin, buffer_slice(&op->command));
     op->state = OP_BATCHED;
+    op->fate_lost = false;
     op->term = group_term(route->shard->group);
     op->index = 0;
     list_remove(&op->link);
@@ -318,12 +364,14 @@ static void begin_remote_read(struct route *route, uint64_t from, const struct f
 }
 
 static void note_remote(struct route *route, uint64_t from, const struct forward *forward) {
-    if (route->n_remotes == route->remotes_capacity) {
-        route->remotes_capacity = route->remotes_capacity == 0 ? 64 : 2 * route->remotes_capacity;
-        route->remotes =
-            mem_realloc(route->remotes, route->remotes_capacity * sizeof *route->remotes);
+    struct route_batches *gathered = &route->gathered;
+    if (gathered->n_remotes == gathered->remotes_capacity) {
+        gathered->remotes_capacity =
+            gathered->remotes_capacity == 0 ? 64 : 2 * gathered->remotes_capacity;
+        gathered->remotes =
+            mem_realloc(gathered->remotes, gathered->remotes_capacity * sizeof *gathered->remotes);
     }
-    struct route_remote *remote = &route->remotes[route->n_remotes++];
+    struct route_remote *remote = &gathered->remotes[gathered->n_remotes++];
     memset(remote, 0, sizeof *remote);
     remote->node = from;
     remote->reply.term = forward->term;
@@ -338,7 +386,8 @@ void lead_receive(struct route *route, uint64_t from, const struct forward *forw
     bool can_take = shard_is_ready(route->shard) &&
                     forward->term == group_term(route->shard->group) &&
                     !is_refused(route, from, forward);
-    bool room = is_write ? has_room(route) && !group_is_transferring(route->shard->group)
+    bool room = is_write ? (is_fence(forward) ? has_slots(route) : has_room(route)) &&
+                               !group_is_transferring(route->shard->group)
                          : router->remote_reads < ROUTER_REMOTE_READS;
     if (!can_take || !room) {
         refuse(route, from, forward);
@@ -353,7 +402,7 @@ void lead_receive(struct route *route, uint64_t from, const struct forward *forw
                                       .stream = forward->stream,
                                       .boot = forward->boot,
                                       .sequence = forward->sequence,
-                                      .kind = FORWARD_REPLY_RESULT};
+                                      .kind = FORWARD_REPLY_FAILED};
         set_no_space(&reply.result);
         send_reply(route, from, &reply);
         result_free(&reply.result);
@@ -378,11 +427,12 @@ void lead_abandon(struct route *route) {
     route->uncommitted_bytes = 0;
 }
 
-void lead_on_applied(struct route *route, const struct job *job) {
-    for (unsigned i = 0; i < job->n_entries; i++) {
+void lead_on_applied(struct route *route, const struct job *job, uint64_t index) {
+    for (unsigned i = 0; i < job->n_entries && job->entries[i].index <= index; i++) {
         uint64_t size = job->entries[i].payload->size;
-        bool own = job->entries[i].term == route->shard->lead_term;
-        if (own) {
+        /* Ticks, barriers and configurations were not counted when they were proposed. */
+        bool counted = job->entries[i].kind == MACHINE_COMMANDS && size > COMMAND_BATCH_HEADER_SIZE;
+        if (counted && job->entries[i].term == route->shard->lead_term) {
             route->uncommitted_bytes -=
                 size < route->uncommitted_bytes ? size : route->uncommitted_bytes;
         }
@@ -391,15 +441,58 @@ void lead_on_applied(struct route *route, const struct job *job) {
 
 /* --- running reads ---------------------------------------------------------------------------- */
 
+/* The state machine ran out of space before it got to what this read must see. */
+static void read_again(struct route *route, struct op *op) {
+    op->job = NULL;
+    if (shard_is_ready(route->shard)) {
+        list_remove(&op->link);
+        list_insert_before(route->reading.next, &op->link);
+    } else if (op->is_remote) {
+        refuse_remote_read(op);
+    } else {
+        router_park(route, op);
+    }
+}
+
 static void reads_done(struct job *job) {
     struct route *route = job->data;
     struct router *router = route->router;
-    for (unsigned i = 0; i < job->n_reads; i++) {
+    for (unsigned i = job->n_reads; job->behind && i-- > 0;) {
+        if (job->reads[i].data != NULL) {
+            read_again(route, job->reads[i].data);
+        }
+    }
+    for (unsigned i = 0; !job->behind && i < job->n_reads; i++) {
         struct op *op = job->reads[i].data;
-        router_finish(router, op, &job->reads[i].result);
+        if (op != NULL) {
+            op->job = NULL;
+            router_finish(router, op, &job->reads[i].result);
+        }
     }
     job_free(job);
     router_drain(route);
+}
+
+void lead_expire_executing(struct route *route, uint64_t now_ms) {
+    struct list_node *at = route->executing.next;
+    struct list_node late;
+    list_init(&late);
+    while (at != &route->executing) {
+        struct op *op = LIST_ENTRY(at, struct op, link);
+        at = at->next;
+        if (op->deadline_ms <= now_ms) {
+            list_remove(&op->link);
+            list_push(&late, &op->link);
+        }
+    }
+    while (!list_empty(&late)) {
+        struct op *op = LIST_ENTRY(list_first(&late), struct op, link);
+        /* The state machine may still look at the command. */
+        job_read_abandon(op->job, &op->command);
+        op->job = NULL;
+        router_fail(route->router, op, ERROR_BUSY,
+                    "this shard's state machine did not answer in time; try again");
+    }
 }
 
 static bool is_runnable(const struct route *route, const struct op *op) {
@@ -407,8 +500,16 @@ static bool is_runnable(const struct route *route, const struct op *op) {
            op->index <= shard_enqueued(route->shard);
 }
 
-void lead_run_reads(struct route *route) {
+static void submit_reads(struct route *route, struct job *job) {
     struct router_port *port = &route->router->options.port;
+    for (unsigned i = 0; i < job->n_reads; i++) {
+        struct op *op = job->reads[i].data;
+        op->job = &job->reads[i];
+    }
+    port->submit(port->data, job);
+}
+
+void lead_run_reads(struct route *route) {
     if (!shard_is_ready(route->shard)) {
         return;
     }
@@ -425,18 +526,16 @@ void lead_run_reads(struct route *route) {
         }
         if (job == NULL) {
             job = job_new(JOB_READ, route->number, reads_done, route);
-            job->reads = mem_zalloc(ROUTER_READ_JOB, sizeof *job->reads);
         }
-        job->reads[job->n_reads++] =
-            (struct job_read){.command = buffer_slice(&op->command), .data = op};
+        job_add_read(job, buffer_slice(&op->command), op->index, op);
         list_remove(&op->link);
         list_push(&route->executing, &op->link);
         if (job->n_reads == ROUTER_READ_JOB) {
-            port->submit(port->data, job);
+            submit_reads(route, job);
             job = NULL;
         }
     }
     if (job != NULL) {
-        port->submit(port->data, job);
+        submit_reads(route, job);
     }
 }

@@ -41,6 +41,7 @@ void shard_free(struct shard *shard) {
 /* --- applying --------------------------------------------------------------------------------- */
 
 static void pump(struct shard *shard);
+static void try_open(struct shard *shard, uint64_t now_ms);
 
 static enum machine_entry_kind machine_kind(enum log_entry_kind kind) {
     switch (kind) {
@@ -104,6 +105,7 @@ static void apply_done(struct job *job) {
         shard->next = shard->state.applied_index + 1;
     }
     job_free(job);
+    try_open(shard, now_of(shard));
     pump(shard);
 }
 
@@ -152,7 +154,8 @@ static void fetched(void *data, enum error_code code, uint64_t first, struct log
     if (current) {
         shard->fetching = false;
     }
-    if (!current || n == 0 || first != shard->next || shard->stalled_until_ms > 0) {
+    bool installing = group_is_installing(shard->group);
+    if (!current || n == 0 || first != shard->next || shard->stalled_until_ms > 0 || installing) {
         for (unsigned i = 0; i < n; i++) {
             payload_unref(entries[i].payload);
         }
@@ -207,13 +210,7 @@ static void pump(struct shard *shard) {
 
 void shard_on_commit(struct shard *shard) {
     pump(shard);
-    struct shard_port *port = &shard->options.port;
-    bool ready = shard_is_ready(shard);
-    if (ready != shard->was_ready) {
-        shard->was_ready = ready;
-        port->on_role(port->data, shard->options.number);
-    }
-    port->on_reads(port->data, shard->options.number);
+    shard->options.port.on_reads(shard->options.port.data, shard->options.number);
 }
 
 uint64_t shard_enqueued(const struct shard *shard) {
@@ -224,8 +221,7 @@ uint64_t shard_enqueued(const struct shard *shard) {
 
 bool shard_is_ready(const struct shard *shard) {
     return shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER &&
-           shard->lead_term == group_term(shard->group) && shard->opening_index > 0 &&
-           group_commit(shard->group) >= shard->opening_index;
+           shard->lead_term == group_term(shard->group) && shard->opening_index > 0;
 }
 
 uint64_t shard_time_ms(const struct shard *shard) {
@@ -238,7 +234,7 @@ void shard_clock(const struct shard *shard, struct group_clock *clock) {
     clock->anchored = shard->clock.anchored && !shard->clock.opening;
 }
 
-/* An empty batch: moves the clock, and as a leader's first entry settles what came before it. */
+/* An empty batch: moves the clock. */
 static bool propose_tick(struct shard *shard, uint64_t now_ms, uint64_t *index) {
     struct buffer batch = {0};
     command_batch_begin(&batch, shard_time_ms(shard), LIMIT_QUOTA_DEFAULT);
@@ -252,10 +248,15 @@ static bool propose_tick(struct shard *shard, uint64_t now_ms, uint64_t *index) 
     return proposed;
 }
 
+/* Tries to make a new leader ready. First it applies an entry of its own term (libraft proposes a
+ * barrier when it is elected): by then it has seen every time that was ever committed, so that its
+ * own cannot fall behind one. Then it opens its clock, and tells the others by an empty batch, so
+ * that they carry the time on after it. */
 static void try_open(struct shard *shard, uint64_t now_ms) {
     uint64_t voters[LIMIT_NODES];
     if (shard->lead_term == 0 || shard->opening_index > 0 ||
-        group_role(shard->group) != GROUP_LEADER) {
+        shard->applied_term != shard->lead_term || group_role(shard->group) != GROUP_LEADER ||
+        group_term(shard->group) != shard->lead_term) {
         return;
     }
     if (!cluster_time_settle(&shard->clock, group_voters(shard->group, voters), now_ms)) {
@@ -264,6 +265,7 @@ static void try_open(struct shard *shard, uint64_t now_ms) {
     uint64_t index = 0;
     if (propose_tick(shard, now_ms, &index)) {
         shard->opening_index = index;
+        shard->options.port.on_role(shard->options.port.data, shard->options.number);
     }
 }
 
@@ -279,7 +281,6 @@ static void begin_leading(struct shard *shard) {
     cluster_time_open(&shard->clock, now_ms);
     cluster_time_sample(&shard->clock, &own);
     (void)group_read(shard->group); /* its probes bring the voters' clocks */
-    try_open(shard, now_ms);
 }
 
 void shard_on_role(struct shard *shard) {
@@ -292,7 +293,6 @@ void shard_on_role(struct shard *shard) {
         shard->opening_index = 0;
         cluster_time_abandon(&shard->clock);
     }
-    shard->was_ready = shard_is_ready(shard);
     port->on_role(port->data, shard->options.number);
 }
 
@@ -308,6 +308,7 @@ void shard_on_clock(struct shard *shard, uint64_t from, const struct group_clock
 static void expire(struct shard *shard, uint64_t now_ms) {
     uint64_t index;
     if (!shard_is_ready(shard) || shard->state.next_expiry_ms == 0 ||
+        !log_has_space(shard->options.log) ||
         now_ms < shard->last_tick_ms + shard->options.tick_ms ||
         shard->state.next_expiry_ms > shard_time_ms(shard)) {
         return;
@@ -458,6 +459,7 @@ static void install_done(struct job *job) {
     shard->state = job->state;
     shard->applied_term = job->state.applied_term;
     shard->next = job->state.applied_index + 1;
+    shard->stalled_until_ms = 0;
     shard->durable_index = job->state.applied_index;
     shard->bytes_since_cut = 0;
     shard->entries_since_cut = 0;
@@ -472,7 +474,8 @@ static void verify_done(struct job *job) {
     struct shard_port *port = &shard->options.port;
     uint64_t now_ms = now_of(shard);
     bool good = job->code == ERROR_NONE && job->state.applied_index == shard->received.index &&
-                job->state.applied_term == shard->received.term;
+                job->state.applied_term == shard->received.term &&
+                shard->next <= shard->received.index;
     job_free(job);
     /* Jobs that apply entries may still be under way: the install job runs behind them, and nothing
      * new is submitted until it is done. */

@@ -83,9 +83,8 @@ struct shard {
 
     /* Leading. */
     uint64_t lead_term;     /* term for which the clock was opened, 0: none */
-    uint64_t opening_index; /* entry whose commit makes this leader ready */
+    uint64_t opening_index; /* of the batch that opened the clock, 0: not open yet */
     uint64_t last_tick_ms;
-    bool was_ready;
 };
 
 void shard_init(struct shard *shard, const struct shard_options *options,
@@ -102,8 +101,8 @@ void shard_on_installed(struct shard *shard);
 /* Time passed. */
 void shard_tick(struct shard *shard, uint64_t now_ms);
 
-/* True when this node leads the shard, knows everything committed and may put times into batches.
- */
+/* True when this node leads the shard, has applied everything that earlier leaders committed and
+ * may put times into batches. */
 bool shard_is_ready(const struct shard *shard);
 /* Cluster time for the next batch. Only while shard_is_ready(). */
 uint64_t shard_time_ms(const struct shard *shard);

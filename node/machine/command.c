@@ -2,12 +2,13 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/assert.h"
 #include "base/limits.h"
 #include "base/mem.h"
 
-enum { BATCH_VERSION = 1, BATCH_COUNT_AT = 1 + 8 + 8, ORIGIN_SIZE = 4 + 8 + 8 };
+enum { BATCH_VERSION = 1, BATCH_TIME_AT = 1, BATCH_COUNT_AT = 1 + 8 + 8, ORIGIN_SIZE = 4 + 8 + 8 };
 
 static_assert(COMMAND_FRAME_SIZE == 4 + ORIGIN_SIZE, "a frame is its size and its origin");
 static_assert(LIMIT_BATCH_COMMANDS <= UINT16_MAX, "the header counts commands in 16 bits");
@@ -207,6 +208,26 @@ void command_batch_add(struct buffer *out, struct command_origin origin, struct 
     buffer_put_u64(out, origin.sequence);
     buffer_append_slice(out, command);
     bytes_put_u16(out->data + BATCH_COUNT_AT, (uint16_t)(count + 1));
+}
+
+struct payload *command_batch_of_one(uint64_t default_quota, struct command_origin origin,
+                                     struct slice command) {
+    enum { HEAD = COMMAND_BATCH_HEADER_SIZE + COMMAND_FRAME_SIZE };
+    struct payload *batch = payload_new(HEAD + command.size);
+    struct buffer head = {0};
+    command_batch_begin(&head, 0, default_quota);
+    command_batch_add(&head, origin, (struct slice){0});
+    ASSERT(head.size == HEAD);
+    bytes_put_u32(head.data + COMMAND_BATCH_HEADER_SIZE, (uint32_t)(ORIGIN_SIZE + command.size));
+    memcpy(batch->data, head.data, HEAD);
+    memcpy(batch->data + HEAD, command.data, command.size);
+    buffer_free(&head);
+    return batch;
+}
+
+void command_batch_set_time(struct payload *batch, uint64_t time_ms) {
+    ASSERT(batch->size >= COMMAND_BATCH_HEADER_SIZE && time_ms <= INT64_MAX);
+    bytes_put_u64(batch->data + BATCH_TIME_AT, time_ms);
 }
 
 /* Walks the frames, so that the later walk through the commands cannot run past the end or leave

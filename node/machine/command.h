@@ -30,6 +30,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/payload.h"
 
 enum command_kind {
     /* Writes: go through the log. */
@@ -101,6 +102,11 @@ struct command_batch {
 void command_batch_begin(struct buffer *out, uint64_t time_ms, uint64_t default_quota);
 /* `out` must start with command_batch_begin(); keeps the count in the header up to date. */
 void command_batch_add(struct buffer *out, struct command_origin origin, struct slice command);
+/* A finished batch of one command, with a single copy of it: for large values. */
+struct payload *command_batch_of_one(uint64_t default_quota, struct command_origin origin,
+                                     struct slice command);
+/* Sets the time of a batch that nobody shares yet: it is known only when the batch is proposed. */
+void command_batch_set_time(struct payload *batch, uint64_t time_ms);
 enum error_code command_batch_decode(struct slice bytes, struct command_batch *batch,
                                      struct error *error);
 /* Decodes the next of batch->count commands. */
