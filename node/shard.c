@@ -248,14 +248,15 @@ static bool propose_tick(struct shard *shard, uint64_t now_ms, uint64_t *index) 
     return proposed;
 }
 
-/* Tries to make a new leader ready. First it applies an entry of its own term (libraft proposes a
- * barrier when it is elected): by then it has seen every time that was ever committed, so that its
- * own cannot fall behind one. Then it opens its clock, and tells the others by an empty batch, so
- * that they carry the time on after it. */
+/* Tries to make a new leader ready. First it applies all that it found in its log (libraft proposes
+ * a barrier when some of that is not committed): by then it has seen every time that was ever
+ * committed, so that its own cannot fall behind one. Then it opens its clock and tells the others
+ * by an empty batch: they carry the time on after it, and routers take this entry of the new term
+ * as the end of the older ones. */
 static void try_open(struct shard *shard, uint64_t now_ms) {
     uint64_t voters[LIMIT_NODES];
     if (shard->lead_term == 0 || shard->opening_index > 0 ||
-        shard->applied_term != shard->lead_term || group_role(shard->group) != GROUP_LEADER ||
+        shard->state.applied_index < shard->inherited || group_role(shard->group) != GROUP_LEADER ||
         group_term(shard->group) != shard->lead_term) {
         return;
     }
@@ -277,10 +278,12 @@ static void begin_leading(struct shard *shard) {
                                           shard->options.port.wall_ms(shard->options.port.data),
                                       .anchored = shard->clock.anchored};
     shard->lead_term = group_term(shard->group);
+    shard->inherited = group_last(shard->group);
     shard->opening_index = 0;
     cluster_time_open(&shard->clock, now_ms);
     cluster_time_sample(&shard->clock, &own);
     (void)group_read(shard->group); /* its probes bring the voters' clocks */
+    try_open(shard, now_ms);
 }
 
 void shard_on_role(struct shard *shard) {

@@ -83,6 +83,7 @@ struct shard {
 
     /* Leading. */
     uint64_t lead_term;     /* term for which the clock was opened, 0: none */
+    uint64_t inherited;     /* last index of the log when this leadership began */
     uint64_t opening_index; /* of the batch that opened the clock, 0: not open yet */
     uint64_t last_tick_ms;
 };

@@ -54,8 +54,6 @@ struct log {
     struct memory_change *changes; /* not yet durable, in order */
     struct memory_change **changes_end;
     struct memory_read *reads;
-    struct memory_change *lost; /* of crashes: whoever waits for these is gone */
-    struct memory_read *lost_reads;
     bool full;
 };
 
@@ -127,16 +125,6 @@ static inline struct log *memory_log_new(void) {
 
 static inline void memory_log_free(struct log *log) {
     ASSERT(log->changes == NULL && log->reads == NULL);
-    while (log->lost != NULL) {
-        struct memory_change *change = log->lost;
-        log->lost = change->next;
-        change_free(change);
-    }
-    while (log->lost_reads != NULL) {
-        struct memory_read *read = log->lost_reads;
-        log->lost_reads = read->next;
-        mem_free(read);
-    }
     image_truncate(&log->now, 0);
     image_truncate(&log->durable, 0);
     mem_free(log->now.entries);
@@ -144,58 +132,71 @@ static inline void memory_log_free(struct log *log) {
     mem_free(log);
 }
 
-static inline struct memory_change *take_change(struct log *log) {
+static inline void pop_change(struct log *log) {
     struct memory_change *change = log->changes;
     log->changes = change->next;
     if (log->changes == NULL) {
         log->changes_end = &log->changes;
     }
-    image_apply(&log->durable, change);
-    return change;
+    change_free(change);
 }
 
 /* Makes up to `n` waiting changes durable and completes their requests. */
 static inline void memory_log_sync(struct log *log, unsigned n) {
     while (n-- > 0 && log->changes != NULL) {
-        struct memory_change *change = take_change(log);
-        struct log_request *request = change->request;
-        change_free(change);
+        struct log_request *request = log->changes->request;
+        image_apply(&log->durable, log->changes);
+        pop_change(log);
         if (request != NULL) {
             request->done(request);
         }
     }
 }
 
-/* The process dies. The first `kept` changes had reached the disk. */
+/* The process dies: the first `kept` changes had reached the disk, the others did not. What is left
+ * of the process is told that all its requests are done, so that it can be taken apart; nothing of
+ * that reaches the disk. */
 static inline void memory_log_crash(struct log *log, unsigned kept) {
-    while (log->changes != NULL) {
+    struct memory_image empty = {.first = 1};
+    struct memory_image *durable = &log->durable;
+    struct memory_image survived = empty;
+    while (kept-- > 0 && log->changes != NULL) {
         struct memory_change *change = log->changes;
-        if (kept > 0) {
-            kept--;
-            change = take_change(log);
-        } else {
-            log->changes = change->next;
+        image_apply(durable, change);
+        struct log_request *request = change->request;
+        pop_change(log);
+        if (request != NULL) {
+            request->done(request);
         }
-        change->next = log->lost; /* its request's owner may only be known from there */
-        log->lost = change;
     }
-    log->changes_end = &log->changes;
-    while (log->reads != NULL) {
+    struct memory_change all = {.kind = CHANGE_APPEND,
+                                .index = durable->first,
+                                .entries = durable->entries,
+                                .n = (unsigned)durable->n};
+    survived.first = durable->first;
+    survived.term = durable->term;
+    survived.voted_for = durable->voted_for;
+    survived.base_term = durable->base_term;
+    image_apply(&survived, &all);
+    while (log->changes != NULL || log->reads != NULL) {
+        memory_log_sync(log, 1);
         struct memory_read *read = log->reads;
-        log->reads = read->next;
-        read->next = log->lost_reads;
-        log->lost_reads = read;
+        if (read != NULL) {
+            log->reads = read->next;
+            read->done(read->data, ERROR_INVALID, read->first, NULL, 0);
+            mem_free(read);
+        }
     }
     image_truncate(&log->now, 0);
-    log->now.term = log->durable.term;
-    log->now.voted_for = log->durable.voted_for;
-    log->now.first = log->durable.first;
-    log->now.base_term = log->durable.base_term;
-    struct memory_change all = {.kind = CHANGE_APPEND,
-                                .index = log->durable.first,
-                                .entries = log->durable.entries,
-                                .n = (unsigned)log->durable.n};
+    log->now.term = survived.term;
+    log->now.voted_for = survived.voted_for;
+    log->now.first = survived.first;
+    log->now.base_term = survived.base_term;
+    all.entries = survived.entries;
     image_apply(&log->now, &all);
+    image_truncate(durable, 0);
+    mem_free(durable->entries);
+    *durable = survived;
 }
 
 static inline struct memory_change *add_change(struct log *log, enum memory_change_kind kind,
