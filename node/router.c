@@ -46,6 +46,12 @@ void router_finish(struct router *router, struct op *op, struct result *result) 
     if (!op->is_remote) {
         leave_op(router, op);
     }
+    if (op->job != NULL) {
+        /* Answered while a state machine may be looking at the command: at the deadline, or by the
+         * late answer to an earlier attempt. */
+        job_read_abandon(op->job, &op->command);
+        op->job = NULL;
+    }
     op->done(op, result);
     result_free(result);
 }

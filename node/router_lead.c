@@ -487,9 +487,6 @@ void lead_expire_executing(struct route *route, uint64_t now_ms) {
     }
     while (!list_empty(&late)) {
         struct op *op = LIST_ENTRY(list_first(&late), struct op, link);
-        /* The state machine may still look at the command. */
-        job_read_abandon(op->job, &op->command);
-        op->job = NULL;
         router_fail(route->router, op, ERROR_BUSY,
                     "this shard's state machine did not answer in time; try again");
     }
