@@ -114,7 +114,8 @@ static int setup(void **state) {
                                           .max_pipeline = 32,
                                           .max_output = SESSION_OUTPUT_DEFAULT,
                                           .max_input = 64 * MIB};
-    const struct session_port port = {NULL, fake_submit, fake_now_ms, fake_describe};
+    const struct session_port port = {
+        .submit = fake_submit, .now_ms = fake_now_ms, .describe = fake_describe};
     session_host_init(&t.host, &limits, &port);
     return 0;
 }

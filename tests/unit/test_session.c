@@ -78,6 +78,11 @@ static void fake_describe(void *data, struct server_info *info) {
     info->uptime_ms = 90061000;
 }
 
+static enum error_code fake_replace(void *data, uint64_t node, struct error *error) {
+    (void)data;
+    return node == 3 ? ERROR_NONE : error_set(error, ERROR_INVALID, "no node %d", (int)node);
+}
+
 static void on_wake(void *data) {
     (void)data;
     t.wakes++;
@@ -96,7 +101,10 @@ static int setup(void **state) {
                                           .max_pipeline = 16,
                                           .max_output = 256 * 1024,
                                           .max_input = 4 * MIB};
-    const struct session_port port = {NULL, fake_submit, fake_now_ms, fake_describe};
+    const struct session_port port = {.submit = fake_submit,
+                                      .now_ms = fake_now_ms,
+                                      .describe = fake_describe,
+                                      .replace = fake_replace};
     session_host_init(&t.host, &limits, &port);
     t.session = open_session();
     return 0;
@@ -431,7 +439,7 @@ static void test_results(void **state) {
 
 static void test_server_commands(void **state) {
     (void)state;
-    assert_reply("COMMAND COUNT\r\n", ":19\r\n");
+    assert_reply("COMMAND COUNT\r\n", ":20\r\n");
     assert_reply("COMMAND INFO nosuch get\r\n",
                  "*2\r\n*-1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n"
                  ":1\r\n*2\r\n+@read\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n");
@@ -453,6 +461,10 @@ static void test_server_commands(void **state) {
     feed("CONFIG SET a b\r\n");
     assert_memory_equal(sent_by(t.session), "-ERR settings cannot be changed", 31);
     assert_reply("CONFIG RESETSTAT\r\n", "+OK\r\n");
+    assert_reply("CLUSTER REPLACE 3\r\n", "+OK\r\n");
+    assert_reply("CLUSTER REPLACE 4\r\n", "-ERR no node 4\r\n");
+    assert_reply("CLUSTER REPLACE 0\r\n", "-ERR node id is not a positive integer\r\n");
+    assert_reply("CLUSTER REPLACE two\r\n", "-ERR node id is not a positive integer\r\n");
     assert_int_equal(t.host.stats.errors, 0);
 
     feed("INFO\r\n");
