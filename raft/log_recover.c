@@ -342,7 +342,7 @@ static enum error_code recover_segment(struct recover *recover, uint64_t number,
         return error_set(recover->error, ERROR_INVALID, "path too long: %s/%s", recover->files->dir,
                          name);
     }
-    struct log_segment_header header;
+    struct log_segment_header header = {0};
     enum error_code code = read_segment(recover, number, path, &header);
     if (code == ERROR_NONE && !oldest) {
         code = check_continues(recover, &header);

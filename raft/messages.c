@@ -58,7 +58,7 @@ void raft_wire_encode(struct buffer *out, const struct raft_wire *wire) {
         buffer_put_u8(out, bits(wire->probe_ack.anchored, false));
         return;
     }
-    ASSERT(!"a kind of Raft message");
+    ASSERT(false && "a kind of Raft message");
 }
 
 static bool decode_append(struct reader *reader, struct raft_wire *wire) {

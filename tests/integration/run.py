@@ -75,6 +75,19 @@ def name_of(test):
     return test.id()
 
 
+class Interruption:
+    """SIGTERM and ^C end the running test, so that it cleans up, and then the run."""
+
+    def __init__(self):
+        self.happened = False
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+
+    def _end(self, *_):
+        self.happened = True
+        sys.exit(1)
+
+
 def flatten(suite):
     for item in suite:
         if isinstance(item, unittest.TestSuite):
@@ -125,7 +138,7 @@ def main():
     Options.directory = options.directory
     Options.keep = options.keep
     Options.big = options.big
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    interruption = Interruption()
 
     pattern = "selftest_*.py" if options.self_test else "test_*.py"
     suite = unittest.TestLoader().discover(HERE, pattern=pattern, top_level_dir=HERE)
@@ -145,6 +158,9 @@ def main():
     result.startTestRun()
     for test in tests:
         test.run(result)
+        if interruption.happened:
+            print("interrupted")
+            break
     print(
         f"\n{result.n_passed} passed, {result.n_failed()} failed, {len(result.skipped)} skipped, "
         f"{time.monotonic() - started:.0f} s"
@@ -152,7 +168,7 @@ def main():
     if options.counts:
         with open(options.counts, "w", encoding="ascii") as file:
             print(result.n_passed, result.n_failed(), file=file)
-    return 0 if result.n_failed() == 0 else 1
+    return 0 if result.n_failed() == 0 and not interruption.happened else 1
 
 
 if __name__ == "__main__":
