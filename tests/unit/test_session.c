@@ -450,7 +450,7 @@ static void test_server_commands(void **state) {
     feed("COMMAND DOCS client|id\r\n");
     assert_memory_equal(sent_by(t.session), "*2\r\n$9\r\nclient|id\r\n", 18);
     feed("COMMAND\r\n");
-    assert_memory_equal(sent_by(t.session), "*19\r\n*10\r\n", 10);
+    assert_memory_equal(sent_by(t.session), "*20\r\n*10\r\n", 10);
     feed("COMMAND DOCS\r\n");
     assert_memory_equal(sent_by(t.session), "*38\r\n$4\r\nauth\r\n", 15);
     feed("COMMAND LIST\r\n");
