@@ -52,7 +52,7 @@ static enum machine_entry_kind machine_kind(enum log_entry_kind kind) {
     case LOG_ENTRY_CHANGE:
         return MACHINE_CONFIG;
     }
-    ASSERT(!"a kind of log entry");
+    ASSERT(false && "a kind of log entry");
     return MACHINE_BARRIER;
 }
 
