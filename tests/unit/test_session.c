@@ -454,7 +454,7 @@ static void test_server_commands(void **state) {
     feed("COMMAND DOCS\r\n");
     assert_memory_equal(sent_by(t.session), "*40\r\n$4\r\nauth\r\n", 15);
     feed("COMMAND LIST\r\n");
-    assert_memory_equal(sent_by(t.session), "*19\r\n$4\r\nauth\r\n", 15);
+    assert_memory_equal(sent_by(t.session), "*20\r\n$4\r\nauth\r\n", 15);
     assert_reply("COMMAND NOPE\r\n", "-ERR unknown subcommand 'NOPE'. Try COMMAND HELP.\r\n");
     assert_reply("CONFIG GET save\r\n", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n");
     assert_reply("CONFIG GET APPEND* nothing\r\n", "*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n");
