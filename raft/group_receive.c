@@ -56,6 +56,12 @@ static void anchor_at_committed(const struct group *group, uint64_t *index, uint
     *term = group->raft.trail.snapshot.term;
 }
 
+/* libraft knows the term of the last entry that was cut off only when the snapshot ends there. */
+static bool is_cut_off(const struct group *group, uint64_t index) {
+    uint64_t offset = group->raft.trail.offset;
+    return offset > 0 && index <= offset && index != group->raft.trail.snapshot.index;
+}
+
 /* libraft sets its commit index to what the message covers even when that is less than it knows,
  * and while the state machine is being replaced. */
 static uint64_t usable_commit(const struct group *group, uint64_t leader_commit, uint64_t covered) {
@@ -101,7 +107,7 @@ static bool receive_append(struct group *group, struct raft_message *message,
      * the others and sends them again. And what was cut off cannot be compared any more. In both
      * cases answer as if a heartbeat had come that is anchored at something certain. */
     bool full = n > 0 && !log_has_space(group->options.log);
-    if (full || prev_index < group->raft.trail.offset) {
+    if (full || is_cut_off(group, prev_index)) {
         anchor_at_committed(group, &prev_index, &prev_term);
         n = 0;
     }
@@ -144,11 +150,19 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     message->type = RAFT_APPEND_ENTRIES_RESULT;
     message->append_entries_result.version = APPEND_RESULT_VERSION;
     message->append_entries_result.term = wire->term;
-    message->append_entries_result.rejected = wire->append_result.rejected;
-    message->append_entries_result.last_log_index = wire->append_result.last_index;
+    /* The follower holds this leader's log up to `match` for certain. An older answer that says
+     * less would bring libraft to go on from an index behind that, and to wait there for ever. */
+    uint64_t rejected = wire->append_result.rejected;
+    uint64_t last_index = wire->append_result.last_index;
+    if (rejected > 0) {
+        rejected = rejected <= match_before ? 0 : rejected;
+        last_index = last_index < match_before ? match_before : last_index;
+    }
+    message->append_entries_result.rejected = rejected;
+    message->append_entries_result.last_log_index = last_index;
     message->append_entries_result.features = 0;
     message->append_entries_result.capacity = 0;
-    if (peer != NULL && wire->append_result.rejected > 0) {
+    if (peer != NULL && rejected > 0) {
         peer->handed_to = 0; /* unless libraft hands over something in this step */
     }
     deliver(group, message);
@@ -158,7 +172,7 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     }
     uint64_t match = group_match(group, message->server_id);
     peer->heard_ms = group->now_ms;
-    if (wire->append_result.rejected > 0) {
+    if (rejected > 0) {
         peer->entries_sent_ms = 0;
     } else if (match > match_before) {
         peer->entries_sent_ms = group->now_ms;
