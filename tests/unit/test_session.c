@@ -461,11 +461,11 @@ static void test_server_commands(void **state) {
     feed("CONFIG SET a b\r\n");
     assert_memory_equal(sent_by(t.session), "-ERR settings cannot be changed", 31);
     assert_reply("CONFIG RESETSTAT\r\n", "+OK\r\n");
+    assert_int_equal(t.host.stats.errors, 0);
     assert_reply("CLUSTER REPLACE 3\r\n", "+OK\r\n");
     assert_reply("CLUSTER REPLACE 4\r\n", "-ERR no node 4\r\n");
     assert_reply("CLUSTER REPLACE 0\r\n", "-ERR node id is not a positive integer\r\n");
     assert_reply("CLUSTER REPLACE two\r\n", "-ERR node id is not a positive integer\r\n");
-    assert_int_equal(t.host.stats.errors, 0);
 
     feed("INFO\r\n");
     const char *text = sent_by(t.session);
