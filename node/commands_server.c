@@ -55,6 +55,7 @@ static void info_memory(struct buffer *out, const struct info_source *source) {
     put(out, "used_memory_peak:%" PRIu64 "\r\nmaxmemory:0\r\n", info->memory_rss_peak);
     put(out, "inflight_bytes:%" PRIu64 "\r\ninflight_limit:%" PRIu64 "\r\n", info->memory_inflight,
         info->memory_inflight_limit);
+    put(out, "reply_bytes:%" PRIu64 "\r\n", source->host->reply_bytes);
     put(out, "log_cache_bytes:%" PRIu64 "\r\n", info->memory_log_cache);
 }
 

@@ -117,6 +117,13 @@ static void slot_count(struct slot *slot) {
     slot->counted = size;
 }
 
+/* Brings the host's sum up to date with what this session has to send. */
+static void session_count_replies(struct session *session) {
+    size_t bytes = session->unsent + session->queued;
+    session->host->reply_bytes += bytes - session->reply_bytes;
+    session->reply_bytes = bytes;
+}
+
 /* Moves the finished replies at the head of the queue to the output. */
 static void session_flush_slots(struct session *session) {
     struct list_node *node;
@@ -177,6 +184,7 @@ static void session_op_done(struct op *op, struct result *result) {
         session->host->stats.errors++;
     }
     session_flush_slots(session); /* frees the slot, and the op in it, when its turn has come */
+    session_count_replies(session);
     if (!session->running) {
         session->wake(session->wake_data);
     }
@@ -373,6 +381,7 @@ static void session_run(struct session *session) {
     }
     session->running = false;
     session_count_input(session);
+    session_count_replies(session);
 }
 
 /* ---- the shell's side ---- */
@@ -432,6 +441,8 @@ void session_free(struct session *session) {
     ASSERT(host->n_sessions > 0 && host->input_bytes >= session->input_memory);
     host->n_sessions--;
     host->input_bytes -= session->input_memory;
+    ASSERT(host->reply_bytes >= session->reply_bytes);
+    host->reply_bytes -= session->reply_bytes;
     resp_parser_free(session->parser);
     output_free(&session->output);
     mem_free(session);
@@ -484,6 +495,7 @@ struct output *session_output(struct session *session) {
 void session_sent(struct session *session, size_t size) {
     ASSERT(session->unsent >= size);
     session->unsent -= size;
+    session_count_replies(session);
     session->host->stats.bytes_out += size;
 }
 

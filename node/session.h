@@ -81,6 +81,7 @@ struct session_host {
     unsigned n_slots; /* operations of live and of dead sessions that are not completed */
     uint64_t last_id;
     uint64_t input_bytes; /* held by the parsers */
+    uint64_t reply_bytes; /* replies not sent yet, of all sessions */
     struct session_stats stats;
 };
 

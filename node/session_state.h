@@ -47,6 +47,7 @@ struct session {
     struct output output;
     size_t unsent;        /* in `output` and at the shell */
     size_t queued;        /* in slots */
+    size_t reply_bytes;   /* of these two, as counted in the host's sum */
     struct buffer *reply; /* where the current command writes, NULL before it did */
     size_t reply_start;
     bool answered; /* the current command has replied or submitted */
