@@ -54,8 +54,10 @@ bool forward_decode(const struct peer_message *message, struct forward *forward)
     }
     bool is_write = (forward->flags & FORWARD_WRITE) != 0;
     bool is_fence = (forward->flags & FORWARD_FENCE) != 0;
-    return command_is_write(command.kind) == is_write &&
-           (command.kind == COMMAND_FENCE) == is_fence;
+    bool after_writes = (forward->flags & FORWARD_AFTER_WRITES) != 0;
+    const unsigned known = FORWARD_WRITE | FORWARD_AFTER_WRITES | FORWARD_FENCE;
+    return command_is_write(command.kind) == is_write && !(is_write && after_writes) &&
+           (command.kind == COMMAND_FENCE) == is_fence && (forward->flags & ~known) == 0;
 }
 
 enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t shard,

@@ -108,8 +108,11 @@ static bool lane_takes(const struct route *route, const struct op *op) {
 static bool may_send(struct route *route, const struct op *next, uint64_t leader, uint64_t epoch) {
     const struct list_node *first = list_first(&route->inflight);
     if (first == NULL) {
-        route->stream += route->stream_broken ? 1 : 0;
-        route->stream_broken = false;
+        if (route->stream_broken) {
+            route->stream++;
+            route->stream_broken = false;
+            route->answered = 0;
+        }
         route->lane = is_large(next) ? PEER_LANE_BULK : PEER_LANE_NORMAL;
         return true;
     }
@@ -237,6 +240,31 @@ static void take_inflight(struct route *route, struct list_node *taken,
     }
 }
 
+/* The leader took this operation of the present stream, so all before it had arrived. */
+static void note_answered(struct route *route, const struct op *op) {
+    if (op->state == OP_FORWARDED && op->stream == route->stream &&
+        op->sequence > route->answered) {
+        route->answered = op->sequence;
+    }
+}
+
+/* True when sending the write again would let it take effect behind later ones: it had arrived, and
+ * was not refused, since then all after it would have been. So the leader had answered that there
+ * is no space, and the answer was lost. */
+static bool had_failed(const struct route *route, const struct op *op) {
+    return op->is_write && op->state == OP_FORWARDED && op->sequence < route->answered;
+}
+
+static void fail_lost(struct route *route, struct op *op) {
+    if (op->fate_lost) {
+        fail_uncertain(route->router, op);
+    } else {
+        router_fail(route->router, op, ERROR_NOSPACE,
+                    "the disk of this shard's leader or of most of its replicas was nearly full; "
+                    "nothing was written");
+    }
+}
+
 /* These were certainly not carried out, and never will be (a read may be carried out once more):
  * they are sent again, in a stream of their own, so that a late answer to this attempt is known as
  * such. Writes whose log entries a snapshot may have hidden are the exception. */
@@ -245,7 +273,7 @@ static void send_again(struct route *route, struct list_node *ops) {
     list_init(&lost);
     while (!list_empty(ops)) {
         struct op *op = LIST_ENTRY(list_first(ops), struct op, link);
-        if (op->fate_lost && op->is_write) {
+        if ((op->fate_lost && op->is_write) || had_failed(route, op)) {
             list_remove(&op->link);
             list_push(&lost, &op->link);
             continue;
@@ -256,7 +284,7 @@ static void send_again(struct route *route, struct list_node *ops) {
     route->stream_broken = true;
     /* Last, because what their clients submit next must queue behind those that wait. */
     while (!list_empty(&lost)) {
-        fail_uncertain(route->router, LIST_ENTRY(list_first(&lost), struct op, link));
+        fail_lost(route, LIST_ENTRY(list_first(&lost), struct op, link));
     }
 }
 
@@ -320,6 +348,7 @@ void router_on_applied(struct router *router, unsigned shard, struct job *job, u
         }
         struct op *op = find_op(router, result->origin.sequence);
         if (op != NULL && op->shard == shard && op->is_write) {
+            note_answered(route, op);
             router_finish(router, op, &result->result);
         }
     }
@@ -431,6 +460,9 @@ static void receive_reply(struct router *router, unsigned shard, struct forward_
         route->retry_at_ms = router_now(router) + ROUTER_RETRY_MS;
         router_park(route, op);
         return;
+    }
+    if (is_result && (op->is_write || op->stream == reply->stream)) {
+        note_answered(route, op);
     }
     router_finish(router, op, &reply->result);
     router_drain(route);

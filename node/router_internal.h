@@ -53,6 +53,7 @@ struct route {
     bool stream_broken; /* something of it waits again: the next one begins when it is settled */
     bool draining;      /* router_drain() is under way; callbacks may lead back to it */
     enum peer_lane lane;
+    uint64_t answered;   /* largest sequence of the stream that the leader has taken */
     uint64_t last_large; /* sequence of the newest operation that needs the bulk lane */
     uint64_t fences;     /* sent so far */
     uint64_t fence_sent_ms;

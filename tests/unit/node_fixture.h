@@ -422,7 +422,7 @@ static inline void fleet_link(struct fleet *fleet, uint64_t a, uint64_t b, bool 
 
 static inline void fleet_isolate(struct fleet *fleet, uint64_t id, bool isolated) {
     for (uint64_t other = 1; other <= fleet->n; other++) {
-        if (other != id && fleet_node(fleet, other)->up) {
+        if (other != id && fleet_node(fleet, other)->up && fleet_node(fleet, id)->up) {
             fleet_link(fleet, id, other, !isolated);
         }
     }

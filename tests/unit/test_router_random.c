@@ -16,7 +16,7 @@ struct client {
     uint64_t node;
     unsigned writes; /* outstanding */
     unsigned reads;
-    int last_op[KEYS]; /* newest operation of the present pipeline on each key, or -1 */
+    int last_write[KEYS]; /* newest write of the present pipeline on each key, or -1 */
 };
 
 struct event {
@@ -139,11 +139,15 @@ static void submit_event(struct world *world, struct client *client, enum regist
     make_event_request(event, name);
     if (client->writes + client->reads == 0) {
         for (unsigned i = 0; i < KEYS; i++) {
-            client->last_op[i] = -1;
+            client->last_write[i] = -1;
         }
     }
-    event->op.after = client->last_op[key];
-    client->last_op[key] = (int)world->n_history[key];
+    /* Reads of one pipeline are concurrent: after a change of leader the second may be answered
+     * from an earlier moment than the first. */
+    event->op.after = client->last_write[key];
+    if (event->request.op.is_write) {
+        client->last_write[key] = (int)world->n_history[key];
+    }
     world->history[key][world->n_history[key]++] = event;
     event->request.op.after_writes = kind == REGISTER_GET && client->writes > 0;
     event->request.then = event_done;
@@ -265,8 +269,8 @@ static void heal(struct fleet *fleet) {
     for (uint64_t a = 1; a <= fleet->n; a++) {
         for (uint64_t b = 1; b <= fleet->n; b++) {
             if (a != b) {
-                fleet_set_wire(fleet, a, b, true);
                 fleet_wire(fleet, a, b)->paused = false;
+                fleet_set_wire(fleet, a, b, true);
             }
         }
     }
@@ -351,7 +355,7 @@ static void run_seed(uint64_t seed) {
     for (unsigned key = 0; key < KEYS; key++) {
         for (unsigned i = 0; i < 2 && world->n_history[key] < HISTORY; i++) {
             struct client reader = {.node = 1 + (key + i) % n};
-            memset(reader.last_op, 0xff, sizeof reader.last_op);
+            memset(reader.last_write, 0xff, sizeof reader.last_write);
             submit_event(world, &reader, REGISTER_GET, key);
             await_answer(fleet, &world->events->request);
             assert_int_not_equal(world->events->request.result.kind, RESULT_ERROR);

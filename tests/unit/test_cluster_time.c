@@ -1,0 +1,191 @@
+/* Cluster time: estimates, opening by a new leader, and what walls may and may not do. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/prng.h"
+#include "node/cluster_time.h"
+
+#define T0 UINT64_C(1700000000000)
+
+static void answer(struct cluster_time *clock, uint64_t node, uint64_t time_ms, uint64_t wall_ms,
+                   bool anchored) {
+    struct cluster_time_sample sample = {
+        .node = node, .time_ms = time_ms, .wall_ms = wall_ms, .anchored = anchored};
+    cluster_time_sample(clock, &sample);
+}
+
+static void test_estimate_follows_the_monotonic_clock(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    assert_int_equal(cluster_time_estimate(&clock, 1000), T0);
+    assert_int_equal(cluster_time_estimate(&clock, 1500), T0 + 500);
+    assert_int_equal(cluster_time_estimate(&clock, 900), T0); /* never before its base */
+}
+
+static void test_observations_only_move_forward(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_observe(&clock, T0 + 5000, 1100, false);
+    assert_int_equal(cluster_time_estimate(&clock, 1100), T0 + 5000);
+    assert_false(clock.anchored); /* from its own log */
+    cluster_time_observe(&clock, T0 + 10, 1200, true);
+    assert_int_equal(cluster_time_estimate(&clock, 1200), T0 + 5100);
+    assert_true(clock.anchored);
+    cluster_time_observe(&clock, T0 + 20, 1300, false);
+    assert_true(clock.anchored);
+}
+
+static void test_opening_needs_a_majority(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 1, T0, T0, true);
+    assert_false(cluster_time_settle(&clock, 3, 1000 + 10 * CLUSTER_TIME_WAIT_MS));
+    answer(&clock, 1, T0, T0, true); /* the same voter again does not count twice */
+    assert_false(cluster_time_settle(&clock, 3, 1000 + 10 * CLUSTER_TIME_WAIT_MS));
+    answer(&clock, 2, T0 + 70, T0, false);
+    assert_true(cluster_time_settle(&clock, 3, 1000));
+    assert_int_equal(cluster_time_estimate(&clock, 1000), T0 + 70);
+    assert_true(cluster_time_settle(&clock, 3, 1000)); /* stays open */
+}
+
+/* Somebody has followed a leader: time goes on from there, whatever the walls say. */
+static void test_walls_do_not_count_while_anybody_is_anchored(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 1, T0, T0 + 86400000, false);
+    answer(&clock, 2, T0 + 30, T0 + 86400000, true);
+    assert_true(cluster_time_settle(&clock, 3, 1001));
+    assert_int_equal(cluster_time_estimate(&clock, 1001), T0 + 30);
+}
+
+/* This replica itself may have become anchored after it took its own sample. */
+static void test_own_anchor_counts(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 1, T0, T0 + 86400000, false);
+    answer(&clock, 2, T0, T0 + 86400000, false);
+    cluster_time_observe(&clock, T0 + 400, 1010, true);
+    assert_true(cluster_time_settle(&clock, 3, 1010));
+    assert_int_equal(cluster_time_estimate(&clock, 1010), T0 + 400);
+}
+
+/* The whole cluster was down: the lower median of the walls is the floor, so that one clock that is
+ * ahead kills no key; all voters are waited for, but not for long. */
+static void test_walls_after_the_whole_cluster_was_down(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 1, T0, T0 + 3600000, false);
+    answer(&clock, 2, T0, T0 + 99999999, false);
+    assert_false(cluster_time_settle(&clock, 3, 1000 + CLUSTER_TIME_WAIT_MS - 1));
+    struct cluster_time two = clock;
+    assert_true(cluster_time_settle(&two, 3, 1000 + CLUSTER_TIME_WAIT_MS));
+    assert_int_equal(two.base_ms, T0 + 3600000);
+    answer(&clock, 3, T0, T0 + 3600500, false);
+    assert_true(cluster_time_settle(&clock, 3, 1001));
+    assert_int_equal(clock.base_ms, T0 + 3600500);
+    assert_true(clock.anchored);
+}
+
+static void test_walls_never_turn_time_back(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 1, T0, 5, false);
+    answer(&clock, 2, T0 + 9, 6, false);
+    answer(&clock, 3, T0, 7, false);
+    assert_true(cluster_time_settle(&clock, 3, 1000));
+    assert_int_equal(cluster_time_estimate(&clock, 1000), T0 + 9);
+}
+
+static void test_answers_outside_an_opening_are_ignored(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    answer(&clock, 2, T0 + 500, T0, true);
+    assert_int_equal(clock.n_samples, 0);
+    cluster_time_open(&clock, 1000);
+    answer(&clock, 2, T0 + 500, T0, true);
+    cluster_time_abandon(&clock);
+    assert_int_equal(clock.n_samples, 0);
+    assert_int_equal(cluster_time_estimate(&clock, 1000), T0);
+}
+
+static void test_more_answers_than_nodes(void **state) {
+    struct cluster_time clock;
+    (void)state;
+    cluster_time_init(&clock, T0, 1000);
+    cluster_time_open(&clock, 1000);
+    for (uint64_t node = 1; node <= LIMIT_NODES + 5; node++) {
+        answer(&clock, node, T0, T0, false);
+    }
+    assert_int_equal(clock.n_samples, LIMIT_NODES);
+}
+
+/* Whatever happens, the estimate of a replica never falls while its monotonic clock rises. */
+static void test_never_backwards(void **state) {
+    struct prng prng;
+    (void)state;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        struct cluster_time clock;
+        uint64_t now_ms = 1000;
+        prng_seed(&prng, seed);
+        cluster_time_init(&clock, T0, now_ms);
+        uint64_t last_ms = 0;
+        for (unsigned i = 0; i < 200; i++) {
+            uint64_t time_ms = T0 - 1000 + prng_below(&prng, 5000);
+            now_ms += prng_below(&prng, 30);
+            switch (prng_below(&prng, 5)) {
+            case 0:
+                cluster_time_observe(&clock, time_ms, now_ms, prng_below(&prng, 2) == 0);
+                break;
+            case 1:
+                cluster_time_open(&clock, now_ms);
+                break;
+            case 2:
+                answer(&clock, 1 + prng_below(&prng, 3), time_ms, prng_below(&prng, 2 * T0),
+                       prng_below(&prng, 2) == 0);
+                break;
+            case 3:
+                (void)cluster_time_settle(&clock, 3, now_ms);
+                break;
+            default:
+                cluster_time_abandon(&clock);
+                break;
+            }
+            uint64_t estimate_ms = cluster_time_estimate(&clock, now_ms);
+            assert_true(estimate_ms >= last_ms);
+            last_ms = estimate_ms;
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_estimate_follows_the_monotonic_clock),
+        cmocka_unit_test(test_observations_only_move_forward),
+        cmocka_unit_test(test_opening_needs_a_majority),
+        cmocka_unit_test(test_walls_do_not_count_while_anybody_is_anchored),
+        cmocka_unit_test(test_own_anchor_counts),
+        cmocka_unit_test(test_walls_after_the_whole_cluster_was_down),
+        cmocka_unit_test(test_walls_never_turn_time_back),
+        cmocka_unit_test(test_answers_outside_an_opening_are_ignored),
+        cmocka_unit_test(test_more_answers_than_nodes),
+        cmocka_unit_test(test_never_backwards),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
