@@ -149,8 +149,8 @@ static void run_read(struct job *job, struct machine *machine) {
         enum error_code code = command_decode(job->reads[i].command, &commands[i], &job->error);
         ASSERT(code == ERROR_NONE); /* checked when it was made or received */
     }
-    job->code = machine_read(machine, commands, job->n_reads, results, &job->error);
-    for (unsigned i = 0; i < job->n_reads; i++) {
+    job->code = machine_read(machine, commands, job->n_reads, results, &job->n_done, &job->error);
+    for (unsigned i = 0; i < job->n_done; i++) {
         job->reads[i].result = results[i];
         if (job->code != ERROR_NONE) {
             result_set_error(&job->reads[i].result, job->code, "%s", job->error.message);

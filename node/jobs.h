@@ -73,6 +73,7 @@ struct job {
     unsigned n_reads;
     unsigned reads_capacity;
     uint64_t read_index; /* in: the least that must be applied; ... */
+    unsigned n_done;     /* out: so many of the reads were carried out */
     bool behind;         /* out: ... it was not, for lack of space: nothing was read */
 
     /* JOB_VERIFY, JOB_INSTALL in: path of the staged file; owned by the job. */

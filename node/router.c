@@ -527,6 +527,7 @@ void router_tick(struct router *router, uint64_t now_ms) {
         expire_list(route, &route->reading, now_ms);
         lead_expire_executing(route, now_ms);
         fence_if_needed(route, now_ms);
+        lead_run_reads(route); /* those that waited for room for their replies */
         if (now_ms >= route->retry_at_ms) {
             router_drain(route);
         }

@@ -29,6 +29,10 @@ struct router_port {
     /* Log without room for entries (hard), disk nearly full (soft: deletes still pass). */
     bool (*log_is_full)(void *data);
     bool (*disk_is_low)(void *data);
+    /* So many replies wait to be sent that no more values should be read for now. May be NULL. */
+    bool (*replies_are_full)(void *data);
+    /* Bytes that wait to be sent to a peer. May be NULL. */
+    uint64_t (*queued_bytes)(void *data, uint64_t node);
 };
 
 struct router_options {

@@ -13,6 +13,7 @@ enum {
     ROUTER_SILENCE_MS = 1000,            /* without an answer before a fence asks */
     ROUTER_READ_JOB = 1024,              /* reads of one job */
     ROUTER_UNCOMMITTED_BYTES = 96 << 20, /* proposed by this leader and not yet applied */
+    ROUTER_REPLY_QUEUE = 16 << 20,       /* no reads for a peer while more waits to be sent to it */
     ROUTER_BATCHES = 256,                /* entries proposed at once */
     ROUTER_ALONE = 64 * 1024             /* larger commands are batches of their own */
 };

@@ -441,7 +441,8 @@ void lead_on_applied(struct route *route, const struct job *job, uint64_t index)
 
 /* --- running reads ---------------------------------------------------------------------------- */
 
-/* The state machine ran out of space before it got to what this read must see. */
+/* The state machine ran out of space before it got to what this read must see, or the reads before
+ * it in the job gathered enough for one go. */
 static void read_again(struct route *route, struct op *op) {
     op->job = NULL;
     if (shard_is_ready(route->shard)) {
@@ -457,19 +458,23 @@ static void read_again(struct route *route, struct op *op) {
 static void reads_done(struct job *job) {
     struct route *route = job->data;
     struct router *router = route->router;
-    for (unsigned i = job->n_reads; job->behind && i-- > 0;) {
+    for (unsigned i = job->n_reads; i-- > job->n_done;) {
         if (job->reads[i].data != NULL) {
             read_again(route, job->reads[i].data);
         }
     }
-    for (unsigned i = 0; !job->behind && i < job->n_reads; i++) {
+    for (unsigned i = 0; i < job->n_done; i++) {
         struct op *op = job->reads[i].data;
         if (op != NULL) {
             op->job = NULL;
             router_finish(router, op, &job->reads[i].result);
         }
     }
+    bool left_over = job->n_done < job->n_reads && !job->behind;
     job_free(job);
+    if (left_over) {
+        lead_run_reads(route);
+    }
     router_drain(route);
 }
 
@@ -493,6 +498,13 @@ void lead_expire_executing(struct route *route, uint64_t now_ms) {
 }
 
 static bool is_runnable(const struct route *route, const struct op *op) {
+    const struct router_port *port = &route->router->options.port;
+    if (op->is_remote && port->queued_bytes != NULL) {
+        const struct remote_read *read = op->data;
+        if (port->queued_bytes(port->data, read->node) > ROUTER_REPLY_QUEUE) {
+            return false; /* its reply would be dropped */
+        }
+    }
     return op->round <= group_reads_confirmed(route->shard->group) &&
            op->index <= shard_enqueued(route->shard);
 }
@@ -507,7 +519,9 @@ static void submit_reads(struct route *route, struct job *job) {
 }
 
 void lead_run_reads(struct route *route) {
-    if (!shard_is_ready(route->shard)) {
+    const struct router_port *port = &route->router->options.port;
+    bool full = port->replies_are_full != NULL && port->replies_are_full(port->data);
+    if (full || !shard_is_ready(route->shard)) {
         return;
     }
     struct job *job = NULL;

@@ -190,12 +190,19 @@ static bool router_disk_low(void *data) {
     return server->disk_low;
 }
 
+static bool router_replies_full(void *data) {
+    struct server *server = data;
+    return server->sessions.reply_bytes > server->config->max_memory_inflight;
+}
+
 struct router_port server_router_port(struct server *server) {
     return (struct router_port){.data = server,
                                 .now_ms = server_now,
                                 .send = port_send,
                                 .link_epoch = router_link_epoch,
                                 .submit = port_submit,
+                                .replies_are_full = router_replies_full,
+                                .queued_bytes = port_queued_bytes,
                                 .log_is_full = port_log_is_full,
                                 .disk_is_low = router_disk_low};
 }

@@ -26,6 +26,8 @@
 #include "node/machine/command.h"
 
 enum { MACHINE_PURGE_STEP = 4096 };
+/* What one call of machine_read() may gather, unless a single result is larger. */
+#define MACHINE_READ_BYTES (16 * MIB)
 /* A step also ends once it has removed this many bytes, so that no batch takes seconds. */
 #define MACHINE_PURGE_BYTES (64 * MIB)
 
@@ -86,10 +88,11 @@ enum error_code machine_apply(struct machine *machine, const struct machine_entr
                               unsigned n, machine_result_cb on_result, void *data,
                               struct error *error);
 
-/* Runs read commands against one consistent view. results[i] belongs to the caller afterwards, also
- * where it is an error result; the return value is an error only when nothing could be read. */
+/* Runs read commands against one consistent view, until their results hold MACHINE_READ_BYTES:
+ * *n_done of them are carried out then, at least one. results[i] belongs to the caller afterwards,
+ * also where it is an error result; the return value is an error only when nothing could be read. */
 enum error_code machine_read(struct machine *machine, const struct command *commands, unsigned n,
-                             struct result *results, struct error *error);
+                             struct result *results, unsigned *n_done, struct error *error);
 
 /* Moves the WAL into the database file and syncs it. *durable_index is what the file then holds.
  * While a snapshot is held it does nothing and reports the index of the last checkpoint. */

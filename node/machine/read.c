@@ -85,15 +85,19 @@ static enum error_code read_one(struct machine *machine, const struct command *c
 }
 
 static enum error_code read_all(struct machine *machine, const struct command *commands, unsigned n,
-                                struct result *results, struct error *error) {
+                                struct result *results, unsigned *n_done, struct error *error) {
+    uint64_t bytes = 0;
     /* One read transaction saves each statement from opening its own; alone it would only cost. */
     bool in_transaction = n > 1;
     enum error_code code = machine_ready(machine, error);
     if (code == ERROR_NONE && in_transaction) {
         code = database_run(&machine->database, STATEMENT_BEGIN_READ, error);
     }
-    for (unsigned i = 0; i < n && code == ERROR_NONE; i++) {
-        code = read_one(machine, &commands[i], &results[i], error);
+    *n_done = 0;
+    while (*n_done < n && code == ERROR_NONE && bytes < MACHINE_READ_BYTES) {
+        code = read_one(machine, &commands[*n_done], &results[*n_done], error);
+        bytes += results[*n_done].data.size;
+        (*n_done)++;
     }
     if (code == ERROR_NONE && in_transaction) {
         code = database_run(&machine->database, STATEMENT_COMMIT, error);
@@ -105,13 +109,14 @@ static enum error_code read_all(struct machine *machine, const struct command *c
 }
 
 enum error_code machine_read(struct machine *machine, const struct command *commands, unsigned n,
-                             struct result *results, struct error *error) {
+                             struct result *results, unsigned *n_done, struct error *error) {
     memset(results, 0, n * sizeof(results[0]));
     struct error reason = {0};
-    enum error_code code = read_all(machine, commands, n, results, &reason);
+    enum error_code code = read_all(machine, commands, n, results, n_done, &reason);
     if (code == ERROR_NONE) {
         return ERROR_NONE;
     }
+    *n_done = n;
     for (unsigned i = 0; i < n; i++) {
         result_set_error(&results[i], code, "%s", reason.message);
     }

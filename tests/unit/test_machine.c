@@ -615,7 +615,9 @@ static void test_reads_share_one_view(void **state) {
                          ERROR_NONE);
     }
     struct result results[3];
-    assert_int_equal(machine_read(f.machine, commands, 3, results, &f.error), ERROR_NONE);
+    unsigned n_done = 0;
+    assert_int_equal(machine_read(f.machine, commands, 3, results, &n_done, &f.error), ERROR_NONE);
+    assert_int_equal(n_done, 3);
     result_assert_bulk(&results[0], slice_of("1"));
     result_assert_bulk(&results[1], slice_of("2"));
     assert_int_equal(results[2].kind, RESULT_ERROR);
@@ -625,6 +627,34 @@ static void test_reads_share_one_view(void **state) {
         buffer_free(&encoded[i]);
     }
     fixture_expect(&f, "q", "b", "2");
+}
+
+static void test_reads_stop_when_enough_is_gathered(void **state) {
+    (void)state;
+    enum { N = 3, SIZE = MACHINE_READ_BYTES / 2 + 1 };
+    char *value = mem_zalloc(1, SIZE);
+    struct slice key = slice_of("k");
+    at(1);
+    batch_set(&f.batch, "p", key, slice_make(value, SIZE), 0, COMMAND_EXPIRY_NONE, 0);
+    fixture_apply(&f);
+    mem_free(value);
+    struct command commands[N];
+    struct result results[N];
+    struct buffer encoded = {0};
+    unsigned n_done = 0;
+    command_encode(&encoded, &(struct command){.kind = COMMAND_GET, .project = slice_of("p")}, &key,
+                   1);
+    for (unsigned i = 0; i < N; i++) {
+        assert_int_equal(command_decode(buffer_slice(&encoded), &commands[i], &f.error),
+                         ERROR_NONE);
+    }
+    assert_int_equal(machine_read(f.machine, commands, N, results, &n_done, &f.error), ERROR_NONE);
+    assert_int_equal(n_done, 2);
+    assert_int_equal(results[1].data.size, SIZE);
+    for (unsigned i = 0; i < N; i++) {
+        result_free(&results[i]);
+    }
+    buffer_free(&encoded);
 }
 
 static void test_the_file_belongs_to_one_shard(void **state) {
@@ -696,7 +726,9 @@ static void test_a_damaged_value_is_not_served(void **state) {
     struct command command;
     assert_int_equal(command_decode(buffer_slice(&encoded), &command, &f.error), ERROR_NONE);
     struct result result;
-    assert_int_equal(machine_read(f.machine, &command, 1, &result, &f.error), ERROR_CORRUPT);
+    unsigned n_done = 0;
+    assert_int_equal(machine_read(f.machine, &command, 1, &result, &n_done, &f.error),
+                     ERROR_CORRUPT);
     assert_int_equal(result.kind, RESULT_ERROR);
     assert_int_equal(result.code, ERROR_CORRUPT);
     result_free(&result);
@@ -973,6 +1005,7 @@ int main(void) {
         TEST(test_every_entry_kind_moves_the_index),
         TEST(test_a_damaged_entry_changes_nothing),
         TEST(test_reads_share_one_view),
+        TEST(test_reads_stop_when_enough_is_gathered),
         TEST(test_the_file_belongs_to_one_shard),
         TEST(test_a_strange_file_is_refused),
         TEST(test_a_damaged_value_is_not_served),
