@@ -241,7 +241,16 @@ static void test_single_writes_do_not_wait_for_heartbeats(void **state) {
     for (uint64_t seed = 1; seed <= 10; seed++) {
         struct cluster *cluster = cluster_new(3, seed);
         struct node *leader = cluster_elect(cluster);
-        cluster->delay_max_ms = 4; /* lets the followers' heartbeats get out of step */
+        /* One follower is away for a moment: from then on heartbeats are out of step. */
+        struct node *follower = cluster_other(cluster, leader, NULL);
+        node_isolate(follower, true);
+        assert_true(node_propose(leader, 3));
+        cluster_run(cluster, 60);
+        assert_true(node_propose(leader, 3));
+        node_isolate(follower, false);
+        cluster_run(cluster, 4 * HEARTBEAT_MS);
+        cluster->delay_min_ms = 3; /* longer than heartbeats are out of step */
+        cluster->delay_max_ms = 4;
         for (unsigned i = 0; i < 40; i++) {
             cluster_run(cluster, 20 + prng_below(&cluster->prng, 200));
             assert_true(node_propose(leader, 1));
@@ -402,6 +411,38 @@ static void test_commit_does_not_go_back(void **state) {
     assert_true(group_receive(follower->group, cluster->now_ms, leader->id, &message));
     assert_int_equal(group_commit(follower->group), commit);
     buffer_free(&header);
+    cluster_free(cluster);
+}
+
+/* A rejection that was overtaken by a later success must not send libraft back behind it. */
+static void test_late_rejections_do_no_harm(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 17);
+    struct node *leader = cluster_elect(cluster);
+    struct node *follower = cluster_other(cluster, leader, NULL);
+    assert_true(node_propose(leader, 20));
+    cluster_run(cluster, 200);
+    uint64_t match = group_match(leader->group, follower->id);
+    assert_int_equal(match, group_last(leader->group));
+    /* Silence takes the follower off the pipeline: libraft goes on behind `match`. */
+    node_isolate(follower, true);
+    assert_true(node_propose(leader, 3));
+    cluster_run(cluster, 3 * ELECTION_MS);
+    for (uint64_t rejected = match; rejected <= match + 1; rejected++) {
+        struct buffer header = {0};
+        struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND_RESULT,
+                                 .term = group_term(leader->group)};
+        wire.append_result.rejected = rejected;
+        wire.append_result.last_index = match - 10;
+        raft_wire_encode(&header, &wire);
+        struct peer_message message = {.type = PEER_MESSAGE_APPEND_RESULT,
+                                       .header = buffer_slice(&header)};
+        assert_true(group_receive(leader->group, cluster->now_ms, follower->id, &message));
+        buffer_free(&header);
+    }
+    node_isolate(follower, false);
+    cluster_run(cluster, 4 * HEARTBEAT_MS);
+    assert_converged(cluster);
     cluster_free(cluster);
 }
 
@@ -572,6 +613,43 @@ static void test_snapshot_where_the_log_was_cut(void **state) {
     assert_int_equal(follower->snapshots_installed, 1);
     cluster_heal(cluster);
     cluster_run(cluster, 2 * ELECTION_MS);
+    assert_converged(cluster);
+    cluster_free(cluster);
+}
+
+/* The last entry that was cut off: its term is not known any more, but it is committed. */
+static void test_append_at_the_edge_of_a_cut_log(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 43);
+    struct node *leader = cluster_elect(cluster);
+    struct node *follower = cluster_other(cluster, leader, NULL);
+    assert_true(node_propose(leader, 20));
+    cluster_run(cluster, 200);
+    node_cut(follower, 5);
+    uint64_t edge = follower->log->now.state.first - 1;
+    assert_int_equal(edge, follower->applied - 5);
+    for (uint64_t prev = edge - 3; prev <= follower->applied; prev++) {
+        char expected[128];
+        struct buffer header = {0};
+        struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND, .term = group_term(leader->group)};
+        wire.append.prev_index = prev;
+        wire.append.prev_term = cluster->committed[prev].term;
+        wire.append.commit = follower->applied;
+        raft_wire_encode(&header, &wire);
+        struct peer_message message = {.type = PEER_MESSAGE_APPEND,
+                                       .header = buffer_slice(&header)};
+        cluster->tracing = true;
+        cluster->trace[0] = 0;
+        assert_true(group_receive(follower->group, cluster->now_ms, leader->id, &message));
+        snprintf(expected, sizeof expected, "%llu > %llu append result term %llu, has %llu\n",
+                 (unsigned long long)follower->id, (unsigned long long)leader->id,
+                 (unsigned long long)group_term(leader->group),
+                 (unsigned long long)(prev <= edge ? follower->applied : prev));
+        assert_string_equal(cluster->trace, expected);
+        buffer_free(&header);
+    }
+    cluster->tracing = false;
+    cluster_run(cluster, 200);
     assert_converged(cluster);
     cluster_free(cluster);
 }
@@ -930,6 +1008,7 @@ int main(void) {
         cmocka_unit_test(test_slow_follower_is_fed_from_files),
         cmocka_unit_test(test_full_queue_of_a_peer),
         cmocka_unit_test(test_commit_does_not_go_back),
+        cmocka_unit_test(test_late_rejections_do_no_harm),
         cmocka_unit_test(test_contact_with_an_old_leader_does_not_count),
         cmocka_unit_test(test_isolated_leader_confirms_no_read),
         cmocka_unit_test(test_rounds_of_a_lost_leadership_are_not_confirmed),
@@ -938,6 +1017,7 @@ int main(void) {
         cmocka_unit_test(test_transfer_finds_a_follower_that_answers),
         cmocka_unit_test(test_transfer_that_fails_is_given_up),
         cmocka_unit_test(test_snapshot_where_the_log_was_cut),
+        cmocka_unit_test(test_append_at_the_edge_of_a_cut_log),
         cmocka_unit_test(test_crash_while_installing),
         cmocka_unit_test(test_offers_that_are_not_wanted),
         cmocka_unit_test(test_state_machine_behind_the_log_is_refused),
