@@ -2,14 +2,15 @@
  *
  * Each operation is answered exactly once: with its result; with -NOLEADER or -BUSY when it
  * certainly was not carried out; with -UNCERTAIN when nobody can tell. It is never carried out
- * twice, and two operations of one node on one shard take effect in the order in which they came.
+ * twice. Two writes of one node to one shard take effect in the order in which they came, and a read
+ * with `after_writes` sees those before it; reads under way together are concurrent.
  *
  * How the fate of a write is known although the leader died: a write carries (node, boot, sequence)
  * into the log. The node that took it from the client applies the log as well, and sees it pass. It
  * was sent to a leader of term T and no other; once an entry of a later term is applied here, no
  * entry of term T can be committed any more, so a write that has not passed by then never will, and
- * is sent again. When the link to a living leader broke, a fence sent over the new link plays that
- * part. docs/forwarding.md has the argument in full.
+ * is sent again. When the link to a living leader broke, or its answers were lost, a fence sent
+ * behind the writes plays that part. docs/forwarding.md has the argument in full.
  *
  * Pure but for its port. Threads: loop thread only. */
 #ifndef NODE_ROUTER_H
