@@ -302,7 +302,6 @@ static void feed_configurations(struct group *group) {
 
 void group_step(struct group *group, struct raft_event *event) {
     struct raft_update update;
-    uint64_t leader_before = group_leader(group);
     ASSERT(!group->stepping);
     group->stepping = true;
     memset(&update, 0, sizeof update);
@@ -326,7 +325,8 @@ void group_step(struct group *group, struct raft_event *event) {
     }
     assert_note("raft step: shard, event", group->options.number, (uint64_t)event->type);
     group_execute(group, &update);
-    if (group_leader(group) != leader_before) {
+    if (group_leader(group) != group->leader_reported) {
+        group->leader_reported = group_leader(group);
         group->due.role = true;
     }
     group->stepping = false;
@@ -854,6 +854,7 @@ bool group_offer_snapshot(struct group *group, uint64_t now_ms, uint64_t from,
     args->data.len = 0;
     struct raft_event event = {.type = RAFT_RECEIVE};
     event.receive.message = &message;
+    group->contact_term = info->leader_term;
     group_step(group, &event);
     group_settle(group);
     return group->installing;
@@ -901,7 +902,10 @@ uint64_t group_leader(const struct group *group) {
     case RAFT_LEADER:
         return group->options.self;
     case RAFT_FOLLOWER:
-        return (uint64_t)group->raft.follower_state.current_leader.id;
+        /* libraft goes on naming the leader of an older term. */
+        return group->contact_term == raft_current_term(&group->raft)
+                   ? (uint64_t)group->raft.follower_state.current_leader.id
+                   : 0;
     default:
         return 0;
     }

@@ -97,6 +97,8 @@ struct group {
     bool fast_election;   /* the election timeout is lowered */
     uint64_t elections;
     uint64_t contact_ms;
+    uint64_t contact_term;    /* newest term whose leader was heard */
+    uint64_t leader_reported; /* as on_role knows it */
 
     bool installing;
     struct raft_snapshot_metadata install;

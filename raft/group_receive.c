@@ -72,10 +72,8 @@ static uint64_t usable_commit(const struct group *group, uint64_t leader_commit,
     return leader_commit;
 }
 
-static void note_leader_contact(struct group *group, uint64_t from, uint64_t term) {
-    /* The leader that libraft names may be one of an older term. */
-    if (group->raft.state != RAFT_FOLLOWER || term != raft_current_term(&group->raft) ||
-        group_leader(group) != from) {
+static void note_leader_contact(struct group *group, uint64_t from) {
+    if (group->raft.state != RAFT_FOLLOWER || group_leader(group) != from) {
         return;
     }
     group->contact_ms = group->now_ms;
@@ -129,10 +127,11 @@ static bool receive_append(struct group *group, struct raft_message *message,
     args->n_entries = n;
     group->step_entries = entries;
     group->step_payloads = from->attachments;
+    group->contact_term = wire->term;
     deliver(group, message);
     group->step_entries = NULL;
     group->step_payloads = NULL;
-    note_leader_contact(group, message->server_id, wire->term);
+    note_leader_contact(group, message->server_id);
     drop_attachments(from);
     return true;
 }

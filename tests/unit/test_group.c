@@ -440,24 +440,27 @@ static void test_late_rejections_do_no_harm(void **state) {
         assert_true(group_receive(leader->group, cluster->now_ms, follower->id, &message));
         buffer_free(&header);
     }
+    cluster_run(cluster, 3); /* nothing is left on the way */
     node_isolate(follower, false);
     cluster_run(cluster, 4 * HEARTBEAT_MS);
     assert_converged(cluster);
     cluster_free(cluster);
 }
 
+/* After a vote with permission to disrupt, libraft still names the leader of the term before. */
 static void test_contact_with_an_old_leader_does_not_count(void **state) {
     (void)state;
     struct cluster *cluster = cluster_new(3, 16);
     struct node *old = cluster_elect(cluster);
     struct node *follower = cluster_other(cluster, old, NULL);
-    cluster_run(cluster, 100);
+    struct node *next = cluster_other(cluster, old, follower);
+    cluster_run(cluster, 200);
     uint64_t term = group_term(old->group);
-    node_isolate(old, true);
-    while (cluster_leader(cluster) == old || cluster_leader(cluster) == NULL) {
-        cluster_run(cluster, 50);
+    assert_true(group_transfer(old->group, cluster->now_ms, next->id));
+    while (group_term(follower->group) == term) {
+        cluster_run(cluster, 1);
     }
-    node_isolate(cluster_leader(cluster), true);
+    assert_int_equal(group_leader(follower->group), 0);
     uint64_t contact_ms = group_leader_contact_ms(follower->group);
     struct buffer header = {0};
     struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND, .term = term};
@@ -467,10 +470,10 @@ static void test_contact_with_an_old_leader_does_not_count(void **state) {
     struct peer_message message = {.type = PEER_MESSAGE_APPEND, .header = buffer_slice(&header)};
     cluster->now_ms += 10;
     assert_true(group_receive(follower->group, cluster->now_ms, old->id, &message));
-    if (group_role(follower->group) != GROUP_LEADER) {
-        assert_int_equal(group_leader_contact_ms(follower->group), contact_ms);
-    }
+    assert_int_equal(group_leader_contact_ms(follower->group), contact_ms);
     buffer_free(&header);
+    cluster_run(cluster, ELECTION_MS);
+    assert_converged(cluster);
     cluster_free(cluster);
 }
 
