@@ -2,8 +2,8 @@
  *
  * Each operation is answered exactly once: with its result; with -NOLEADER or -BUSY when it
  * certainly was not carried out; with -UNCERTAIN when nobody can tell. It is never carried out
- * twice. Two writes of one node to one shard take effect in the order in which they came, and a read
- * with `after_writes` sees those before it; reads under way together are concurrent.
+ * twice. Two writes of one node to one shard take effect in the order in which they came, and a
+ * read with `after_writes` sees those before it; reads under way together are concurrent.
  *
  * How the fate of a write is known although the leader died: a write carries (node, boot, sequence)
  * into the log. The node that took it from the client applies the log as well, and sees it pass. It

@@ -450,6 +450,97 @@ static void test_order_across_refusals_and_leaders(void **state) {
     free_all(requests, MANY);
 }
 
+/* -NOSPACE for the first write is lost, the second one is carried out: the first is not sent again
+ * behind it. */
+static void test_lost_no_space_keeps_order(void **state) {
+    struct fleet *fleet = *state;
+    struct request first;
+    struct request second;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    uint64_t origin = other_than(fleet, leader, 0);
+    make_set(&first, "key", slice_of("first"), 0);
+    make_set(&second, "key", slice_of("second"), 0);
+    fleet->filter = drop_replies;
+    fleet_node(fleet, leader)->disk_low = true;
+    submit_at(fleet, origin, &first);
+    fleet_run(fleet, 5);
+    fleet_node(fleet, leader)->disk_low = false;
+    submit_at(fleet, origin, &second);
+    await_answer(fleet, &second);
+    assert_ok(&second);
+    fleet->filter = NULL;
+    await_answer(fleet, &first);
+    assert_error(&first, ERROR_NOSPACE);
+    check_value(fleet, origin, "key", "second");
+    request_free(&first);
+    request_free(&second);
+}
+
+struct replies {
+    enum forward_reply_kind kinds[16];
+    unsigned n;
+};
+
+static bool collect_replies(void *data, uint64_t from, uint64_t to,
+                            const struct peer_message *message) {
+    struct replies *replies = data;
+    struct forward_reply reply;
+    (void)from;
+    (void)to;
+    if (message->type != PEER_MESSAGE_REPLY) {
+        return true;
+    }
+    assert_true(forward_reply_decode(message, &reply));
+    assert_true(replies->n < 16);
+    replies->kinds[replies->n++] = reply.kind;
+    result_free(&reply.result);
+    return false;
+}
+
+static void receive_forward(struct fleet *fleet, uint64_t leader, uint64_t from, uint64_t term,
+                            uint64_t stream, uint64_t sequence) {
+    struct request request;
+    struct buffer header = {0};
+    struct payload *attachment = NULL;
+    struct peer_message message;
+    make_set(&request, "key", slice_of("value"), 0);
+    struct forward forward = {.term = term,
+                              .stream = stream,
+                              .boot = 1,
+                              .sequence = sequence,
+                              .flags = FORWARD_WRITE,
+                              .command = buffer_slice(&request.op.command)};
+    forward_encode(&forward, 0, &header, &attachment, &message);
+    assert_true(router_receive(fleet_node(fleet, leader)->router, from, &message));
+    buffer_free(&header);
+    request_free(&request);
+}
+
+/* Once refused, a stream stays refused, and so do older ones; the next is taken. */
+static void test_refused_streams(void **state) {
+    struct fleet *fleet = *state;
+    struct replies replies = {0};
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    uint64_t from = other_than(fleet, leader, 0);
+    uint64_t term = group_term(fleet_node(fleet, leader)->group);
+    fleet->filter = collect_replies;
+    fleet->filter_data = &replies;
+    receive_forward(fleet, leader, from, term - 1, 5, 1);
+    receive_forward(fleet, leader, from, term, 5, 2);
+    receive_forward(fleet, leader, from, term, 4, 3);
+    assert_int_equal(replies.n, 3);
+    receive_forward(fleet, leader, from, term, 6, 4);
+    receive_forward(fleet, leader, from, term, 5, 5);
+    fleet_run(fleet, 20);
+    assert_int_equal(replies.n, 5);
+    const enum forward_reply_kind expected[] = {FORWARD_REPLY_REFUSED, FORWARD_REPLY_REFUSED,
+                                                FORWARD_REPLY_REFUSED, FORWARD_REPLY_REFUSED,
+                                                FORWARD_REPLY_RESULT};
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(replies.kinds[i], expected[i]);
+    }
+}
+
 /* --- leadership moves ------------------------------------------------------------------------- */
 
 struct load {
@@ -530,6 +621,25 @@ static void test_transfer_that_aborts(void **state) {
     await_answer(fleet, &request);
     assert_ok(&request);
     assert_int_equal(group_term(fleet_node(fleet, leader)->group), term);
+    request_free(&request);
+}
+
+/* A write that waited to its last moment is gathered for the next proposal: it must not be called
+ * not carried out, and then be proposed. */
+static void test_deadline_of_a_gathered_write(void **state) {
+    struct fleet *fleet = *state;
+    struct request request;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct node *node = fleet_node(fleet, leader);
+    make_set(&request, "key", slice_of("value"), 0);
+    submit_at(fleet, leader, &request);
+    assert_int_equal(request.op.state, OP_BATCHED);
+    fleet->now_ms += FLEET_TIMEOUT_MS; /* the loop was held up */
+    router_tick(node->router, fleet->now_ms);
+    assert_int_equal(request.answers, 0);
+    router_flush(node->router);
+    router_tick(node->router, fleet->now_ms);
+    assert_error(&request, ERROR_UNCERTAIN);
     request_free(&request);
 }
 
@@ -685,6 +795,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_late_failure_of_an_earlier_attempt, setup, teardown),
         cmocka_unit_test_setup_teardown(test_order_across_lanes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_order_across_refusals_and_leaders, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lost_no_space_keeps_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_streams, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deadline_of_a_gathered_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transfer_under_load, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transfer_that_aborts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_space, setup, teardown),
