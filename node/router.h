@@ -38,7 +38,7 @@ struct router_port {
 
 struct router_options {
     uint64_t self;
-    uint64_t boot;
+    uint64_t boot; /* never used before by a process with this node id */
     unsigned n_shards;
     struct shard *shards;
     unsigned request_timeout_ms;

@@ -51,9 +51,7 @@ static bool is_refused(const struct route *route, uint64_t node, const struct fo
     if (i == route->n_refused || is_fence(forward)) {
         return false;
     }
-    uint64_t boot = route->refused[i].boot;
-    return forward->boot < boot ||
-           (forward->boot == boot && forward->stream <= route->refused[i].stream);
+    return forward->boot == route->refused[i].boot && forward->stream <= route->refused[i].stream;
 }
 
 static void refuse(struct route *route, uint64_t node, const struct forward *forward) {

@@ -86,6 +86,12 @@ static enum error_code open_machines(struct server *server, struct error *error)
                         server->machine_options, server->config->shards, error);
 }
 
+/* Tells this process's operations in the log from those of every other process that had this node
+ * id, also before the node lost its disk and its boot counter with it. */
+static uint64_t process_tag(const struct server *server) {
+    return server->identity.incarnation + server->identity.boot;
+}
+
 static void make_groups(struct server *server) {
     const struct config *config = server->config;
     struct prng prng;
@@ -101,7 +107,7 @@ static void make_groups(struct server *server) {
         server->groups[i] = group_new(&options);
         struct shard_options shard = {.number = i,
                                       .self = config->node_id,
-                                      .boot = server->identity.boot,
+                                      .boot = process_tag(server),
                                       .log = server->log,
                                       .group = server->groups[i],
                                       .port = server_shard_port(server),
@@ -115,7 +121,7 @@ static void make_groups(struct server *server) {
 static void make_router(struct server *server) {
     const struct config *config = server->config;
     struct router_options options = {.self = config->node_id,
-                                     .boot = server->identity.boot,
+                                     .boot = process_tag(server),
                                      .n_shards = config->shards,
                                      .shards = server->shards,
                                      .request_timeout_ms = (unsigned)config->request_timeout_ms,
