@@ -61,7 +61,7 @@ static int compare_u64(const void *a, const void *b) {
 /* Lower median: with two answers that differ, the smaller, so that one clock that is ahead cannot
  * kill keys. */
 static uint64_t median_wall(const struct cluster_time *clock) {
-    uint64_t walls[LIMIT_NODES];
+    uint64_t walls[LIMIT_NODES] = {0};
     ASSERT(clock->n_samples > 0);
     for (unsigned i = 0; i < clock->n_samples; i++) {
         walls[i] = clock->samples[i].wall_ms;

@@ -173,7 +173,7 @@ static void refuse_subcommand(struct call *call, const struct verb *container) {
     struct slice name = call->argv[1];
     char upper[32];
     size_t i = 0;
-    for (; container->name[i] != '\0' && i < sizeof upper - 1; i++) {
+    for (; i < sizeof upper - 1 && container->name[i] != '\0'; i++) {
         upper[i] = (char)(container->name[i] - ('a' - 'A'));
     }
     upper[i] = '\0';

@@ -3,6 +3,7 @@
 import subprocess
 
 from harness.case import ClusterTest, quick, sanitizer
+from harness.cluster import Options
 from harness.resp import ReplyError, Status
 
 
@@ -133,7 +134,8 @@ class CommandTest(ClusterTest):
     def test_large_values(self):
         """Up to the limit of 16 MiB through leader and followers; one byte more is refused in words
         and the connection goes on."""
-        cluster = self.start_cluster(shards=1)
+        # Sanitizers make large values slow; a timeout here would be about them.
+        cluster = self.start_cluster(shards=1, request_timeout_ms=5000 * Options.slowdown())
         for node in cluster.nodes:
             with self.subTest(node=node.id), node.client(timeout_s=60) as client:
                 for size in (1 << 20, (1 << 24) - 1, 1 << 24):

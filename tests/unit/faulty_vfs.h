@@ -146,7 +146,9 @@ static inline void faulty_write_image_of(const struct faulty_tracked *tracked, c
         }
     }
     FILE *file = fopen(name, "wb");
-    fwrite(bytes.data, 1, bytes.size, file);
+    if (bytes.size > 0) {
+        fwrite(bytes.data, 1, bytes.size, file);
+    }
     fclose(file);
     buffer_free(&bytes);
 }
