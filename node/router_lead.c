@@ -80,7 +80,8 @@ static bool refuses_for_space(const struct route *route, struct slice command) {
     if (port->log_is_full(port->data)) {
         return true;
     }
-    return grows && (port->disk_is_low(port->data) || !group_quorum_has_space(route->shard->group));
+    return grows && (port->disk_is_low(port->data) || route->shard->stalled_until_ms > 0 ||
+                     !group_quorum_has_space(route->shard->group));
 }
 
 static void set_no_space(struct result *result) {

@@ -129,10 +129,10 @@ void server_on_tick(struct server *server) {
             shard_tick(&server->shards[i], now_ms);
         }
     }
+    watch_disk(server); /* often: clients fill a small disk within a second */
     router_tick(server->router, now_ms);
     if (now_ms >= server->last_duty_ms + SERVER_DUTY_MS) {
         server->last_duty_ms = now_ms;
-        watch_disk(server);
         if (server->started) {
             balance(server, now_ms);
             server_tend_members(server, now_ms);

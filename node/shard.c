@@ -537,6 +537,7 @@ void shard_tick(struct shard *shard, uint64_t now_ms) {
         shard->applies_out == 0) {
         shard->stalled_until_ms = 0;
         shard->next = shard->state.applied_index + 1;
+        checkpoint(shard); /* lets the WAL be written over, and the log be cut */
         pump(shard);
     }
     bool due = shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||

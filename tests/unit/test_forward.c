@@ -160,8 +160,8 @@ static void check_reply(const struct forward_reply *reply, bool is_attached) {
     assert_int_equal(decoded.result.code, reply->result.code);
     assert_int_equal(decoded.result.integer, reply->result.integer);
     assert_true(slice_equal(buffer_slice(&decoded.result.data), buffer_slice(&reply->result.data)));
-    bool is_bulk =
-        reply->kind == FORWARD_REPLY_RESULT && reply->result.kind == RESULT_BULK && is_attached;
+    bool is_bulk = reply->kind == FORWARD_REPLY_RESULT && reply->result.kind == RESULT_BULK &&
+                   reply->result.data.size > FORWARD_INLINE_MAX;
     assert_int_equal(decoded.kind, is_bulk ? FORWARD_REPLY_BULK : reply->kind);
     result_free(&decoded.result);
     sent_free(&sent);

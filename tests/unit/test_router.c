@@ -675,6 +675,28 @@ static void test_no_space(void **state) {
     request_free(&del);
 }
 
+/* A leader whose state machine has run out of space takes nothing more that grows. */
+static void test_stalled_leader_takes_no_growth(void **state) {
+    struct fleet *fleet = *state;
+    struct request first;
+    struct request second;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    fleet_node(fleet, leader)->apply_fails = true;
+    make_set(&first, "first", slice_of("value"), 0);
+    submit_at(fleet, leader, &first);
+    fleet_run(fleet, 20);
+    assert_int_equal(first.answers, 0); /* committed: it will be carried out */
+    make_set(&second, "second", slice_of("value"), 0);
+    submit_at(fleet, leader, &second);
+    assert_error(&second, ERROR_NOSPACE);
+    fleet_node(fleet, leader)->apply_fails = false;
+    await_answer(fleet, &first);
+    assert_ok(&first);
+    check_value(fleet, leader, "second", NULL);
+    request_free(&first);
+    request_free(&second);
+}
+
 static void test_busy(void **state) {
     struct fleet *fleet = *state;
     enum { LARGE = 40 << 20 };
@@ -801,6 +823,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_transfer_under_load, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transfer_that_aborts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_space, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stalled_leader_takes_no_growth, setup, teardown),
         cmocka_unit_test_setup_teardown(test_busy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_behind_a_stalled_machine, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_of_a_hanging_machine, setup, teardown),
