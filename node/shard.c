@@ -52,8 +52,7 @@ static enum machine_entry_kind machine_kind(enum log_entry_kind kind) {
     case LOG_ENTRY_CHANGE:
         return MACHINE_CONFIG;
     }
-    ASSERT(false && "a kind of log entry");
-    return MACHINE_BARRIER;
+    assert_fatal("an entry of unknown kind %d in the log", (int)kind);
 }
 
 static void stall(struct shard *shard) {
