@@ -14,7 +14,8 @@ enum {
     LIMIT_NODES = 16,          /* nodes of a cluster */
     LIMIT_SHARDS = 64,         /* Raft groups of a cluster */
     LIMIT_PROJECT_NAME = 128,  /* bytes of a project's name */
-    LIMIT_KEY_SIZE = 64 * 1024 /* bytes of a key */
+    LIMIT_KEY_SIZE = 64 * 1024, /* bytes of a key */
+    LIMIT_PATTERN_SIZE = 1024   /* bytes of a pattern that keys are matched with */
 };
 
 /* A value: default and hard maximum, bytes. */
@@ -30,6 +31,15 @@ enum {
 /* RESP: arguments of one command, bytes of one inline command. */
 #define LIMIT_RESP_ARGS 65536
 #define LIMIT_RESP_INLINE (64 * KIB)
+
+/* An answer of many values or keys; a longer one is refused in words. */
+#define LIMIT_ANSWER_SIZE (64 * MIB)
+/* KEYS: keys that it answers, and keys that it looks at. */
+#define LIMIT_KEYS_ANSWERED 100000
+#define LIMIT_KEYS_EXAMINED 1000000
+/* SCAN: keys, and bytes of keys, that one call looks at whatever COUNT it names. */
+#define LIMIT_SCAN_KEYS 10000
+#define LIMIT_SCAN_BYTES (1 * MIB)
 
 /* Log segment, bytes: default, and the least that a test may ask for. */
 #define LIMIT_SEGMENT_SIZE_DEFAULT (64 * MIB)

@@ -1,6 +1,7 @@
 /* The connection itself: greeting, project, name, protocol version. */
 #include <stdio.h>
 
+#include "base/number.h"
 #include "base/resp.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
@@ -29,7 +30,7 @@ void verb_quit(struct call *call) {
 
 void verb_select(struct call *call) {
     int64_t index;
-    if (!call_parse_integer(call->argv[1], &index)) {
+    if (!number_parse_integer(call->argv[1], &index)) {
         call_error(call, "ERR", "value is not an integer or out of range");
     } else if (index != 0) {
         call_error(call, "ERR", "DB index is out of range");
@@ -109,7 +110,7 @@ static bool parse_hello(struct call *call, struct hello_options *options) {
         return true;
     }
     int64_t version;
-    if (!call_parse_integer(call->argv[1], &version)) {
+    if (!number_parse_integer(call->argv[1], &version)) {
         call_error(call, "ERR", "Protocol version is not an integer or out of range");
         return false;
     }

@@ -5,8 +5,9 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/glob.h"
+#include "base/number.h"
 #include "base/resp.h"
-#include "node/glob.h"
 #include "node/resp_commands.h"
 #include "node/server_info.h"
 #include "node/session_state.h"
@@ -407,7 +408,7 @@ void verb_cluster_replace(struct call *call) {
     const struct session_port *port = &call->session->host->port;
     struct error error = {0};
     int64_t node = 0;
-    if (!call_parse_integer(call->argv[2], &node) || node <= 0) {
+    if (!number_parse_integer(call->argv[2], &node) || node <= 0) {
         call_error(call, "ERR", "node id is not a positive integer");
         return;
     }

@@ -1,8 +1,6 @@
 #include "node/resp_commands.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "base/assert.h"
 #include "base/limits.h"
@@ -59,8 +57,27 @@ static const struct verb config_verbs[] = {
      verb_config_set, LEAF},
 };
 
+static const struct verb memory_verbs[] = {
+    {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"usage", -3, VERB_READONLY, 2, 2, 1, SERVER, "key [SAMPLES count]",
+     "Bytes of key and value, as the quota counts them", verb_memory_usage, LEAF},
+};
+
+static const struct verb object_verbs[] = {
+    {"encoding", 3, VERB_READONLY, 2, 2, 1, GENERIC, "key", "How Redis would store the value",
+     verb_object_encoding, LEAF},
+    {"freq", 3, VERB_READONLY, 2, 2, 1, GENERIC, "key", "Refused: access is not counted",
+     verb_object_freq, LEAF},
+    {"help", 2, VERB_FAST, NO_KEYS, GENERIC, "", "Lists the subcommands", verb_help, LEAF},
+    {"idletime", 3, VERB_READONLY, 2, 2, 1, GENERIC, "key", "Always 0: reads leave no trace",
+     verb_object_idletime, LEAF},
+    {"refcount", 3, VERB_READONLY, 2, 2, 1, GENERIC, "key", "Always 1", verb_object_refcount, LEAF},
+};
+
 /* Sorted by name: verb_find() searches by halves. */
 static const struct verb verbs[] = {
+    {"append", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key value",
+     "Appends to a value; answers its length", verb_append, LEAF},
     {"auth", -2, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "[project] token",
      "Picks the project of this connection", verb_auth, LEAF},
     {"client", -2, 0, NO_KEYS, CONNECTION, "subcommand", "About connections", NULL, client_verbs,
@@ -71,34 +88,111 @@ static const struct verb verbs[] = {
      command_verbs, COUNT(command_verbs)},
     {"config", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About settings", NULL, config_verbs,
      COUNT(config_verbs)},
+    {"copy", -3, VERB_WRITE, 1, 2, 1, GENERIC, "source destination [DB 0] [REPLACE]",
+     "Copies a key with its expiry", verb_copy, LEAF},
     {"dbsize", 1, VERB_READONLY | VERB_FAST, NO_KEYS, SERVER, "", "Number of keys of the project",
      verb_dbsize, LEAF},
+    {"decr", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key", "Subtracts 1 from a number",
+     verb_decr, LEAF},
+    {"decrby", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key decrement",
+     "Subtracts from a number", verb_decrby, LEAF},
     {"del", -2, VERB_WRITE, 1, -1, 1, GENERIC, "key [key ...]",
      "Deletes keys; answers how many existed", verb_del, LEAF},
+    {"delex", -2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key [IFEQ value | IFVER version]",
+     "Deletes a key if it is as it was", verb_delex, LEAF},
     {"echo", 2, VERB_FAST, NO_KEYS, CONNECTION, "message", "Answers the message", verb_echo, LEAF},
     {"exists", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, GENERIC, "key [key ...]",
      "How many of the keys exist", verb_exists, LEAF},
+    {"expire", -3, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC, "key seconds [NX | XX | GT | LT]",
+     "Sets when a key expires, from now", verb_expire, LEAF},
+    {"expireat", -3, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC,
+     "key unix-seconds [NX | XX | GT | LT]", "Sets when a key expires", verb_expireat, LEAF},
+    {"expiretime", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
+     "When a key expires, Unix time in seconds", verb_expiretime, LEAF},
+    {"flushall", -1, VERB_WRITE, NO_KEYS, SERVER, "[ASYNC | SYNC]", "The same as FLUSHDB",
+     verb_flushdb, LEAF},
     {"flushdb", -1, VERB_WRITE, NO_KEYS, SERVER, "[ASYNC | SYNC]",
      "Deletes every key of the project at once", verb_flushdb, LEAF},
     {"get", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key", "Value of a key", verb_get, LEAF},
+    {"getdel", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key",
+     "Deletes a key and answers its value", verb_getdel, LEAF},
+    {"getex", -2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING,
+     "key [EX seconds | PX milliseconds | EXAT unix-seconds | PXAT unix-milliseconds | PERSIST]",
+     "Value of a key, whose expiry changes", verb_getex, LEAF},
+    {"getrange", 4, VERB_READONLY, 1, 1, 1, STRING, "key start end", "Part of a value",
+     verb_getrange, LEAF},
+    {"getset", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key value",
+     "Sets a key's value and answers the old one", verb_getset, LEAF},
+    {"getver", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key",
+     "Value of a key and its version", verb_getver, LEAF},
     {"hello", -1, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION,
      "[protover [AUTH project token] [SETNAME name]]", "Greets, and picks RESP 2 or 3", verb_hello,
      LEAF},
+    {"incr", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key", "Adds 1 to a number", verb_incr,
+     LEAF},
+    {"incrby", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key increment", "Adds to a number",
+     verb_incrby, LEAF},
+    {"incrbyfloat", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key increment",
+     "Adds to a number that may have a fraction", verb_incrbyfloat, LEAF},
     {"info", -1, 0, NO_KEYS, SERVER, "[section ...]", "State of this node", verb_info, LEAF},
+    {"keys", 2, VERB_READONLY, NO_KEYS, GENERIC, "pattern", "Keys that match a pattern", verb_keys,
+     LEAF},
+    {"memory", -2, VERB_READONLY, NO_KEYS, SERVER, "subcommand", "About memory", NULL, memory_verbs,
+     COUNT(memory_verbs)},
+    {"mget", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, STRING, "key [key ...]", "Values of keys",
+     verb_mget, LEAF},
+    {"mset", -3, VERB_WRITE, 1, -1, 2, STRING, "key value [key value ...]",
+     "Sets several keys at once", verb_mset, LEAF},
+    {"msetnx", -3, VERB_WRITE, 1, -1, 2, STRING, "key value [key value ...]",
+     "Sets several keys if none exists", verb_msetnx, LEAF},
+    {"object", -2, VERB_READONLY, NO_KEYS, GENERIC, "subcommand", "About keys", NULL, object_verbs,
+     COUNT(object_verbs)},
+    {"persist", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC, "key", "Removes a key's expiry",
+     verb_persist, LEAF},
+    {"pexpire", -3, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC,
+     "key milliseconds [NX | XX | GT | LT]", "Sets when a key expires, from now", verb_pexpire,
+     LEAF},
+    {"pexpireat", -3, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC,
+     "key unix-milliseconds [NX | XX | GT | LT]", "Sets when a key expires", verb_pexpireat, LEAF},
+    {"pexpiretime", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
+     "When a key expires, Unix time in milliseconds", verb_pexpiretime, LEAF},
     {"ping", -1, VERB_FAST, NO_KEYS, CONNECTION, "[message]", "Answers PONG or the message",
      verb_ping, LEAF},
+    {"psetex", 4, VERB_WRITE, 1, 1, 1, STRING, "key milliseconds value",
+     "Sets a key's value and expiry", verb_psetex, LEAF},
     {"pttl", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
      "Milliseconds until a key expires", verb_pttl, LEAF},
     {"quit", -1, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "", "Closes the connection",
      verb_quit, LEAF},
+    {"randomkey", 1, VERB_READONLY, NO_KEYS, GENERIC, "", "Some key of the project", verb_randomkey,
+     LEAF},
+    {"rename", 3, VERB_WRITE, 1, 2, 1, GENERIC, "key newkey", "Renames a key", verb_rename, LEAF},
+    {"renamenx", 3, VERB_WRITE | VERB_FAST, 1, 2, 1, GENERIC, "key newkey",
+     "Renames a key if the new name is free", verb_renamenx, LEAF},
+    {"scan", -2, VERB_READONLY, NO_KEYS, GENERIC,
+     "cursor [MATCH pattern] [COUNT count] [TYPE type]", "Walks through the keys", verb_scan, LEAF},
     {"select", 2, VERB_FAST, NO_KEYS, CONNECTION, "index", "Accepts database 0, the only one",
      verb_select, LEAF},
     {"set", -3, VERB_WRITE, 1, 1, 1, STRING,
      "key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-seconds | "
-     "PXAT unix-milliseconds | KEEPTTL]",
+     "PXAT unix-milliseconds | KEEPTTL] [IFEQ value | IFVER version]",
      "Sets a key's value", verb_set, LEAF},
+    {"setex", 4, VERB_WRITE, 1, 1, 1, STRING, "key seconds value", "Sets a key's value and expiry",
+     verb_setex, LEAF},
+    {"setnx", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key value",
+     "Sets a key's value if the key is missing", verb_setnx, LEAF},
+    {"setrange", 4, VERB_WRITE, 1, 1, 1, STRING, "key offset value", "Overwrites part of a value",
+     verb_setrange, LEAF},
+    {"strlen", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key", "Bytes of a value",
+     verb_strlen, LEAF},
+    {"substr", 4, VERB_READONLY, 1, 1, 1, STRING, "key start end", "The same as GETRANGE",
+     verb_getrange, LEAF},
+    {"touch", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, GENERIC, "key [key ...]",
+     "How many of the keys exist", verb_exists, LEAF},
     {"ttl", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key", "Seconds until a key expires",
      verb_ttl, LEAF},
+    {"type", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
+     "\"string\", or \"none\" when the key is missing", verb_type, LEAF},
     {"unlink", -2, VERB_WRITE, 1, -1, 1, GENERIC, "key [key ...]", "The same as DEL", verb_del,
      LEAF},
 };
@@ -229,32 +323,5 @@ bool call_check_keys(struct call *call, unsigned first, unsigned end) {
             return false;
         }
     }
-    return true;
-}
-
-bool call_parse_integer(struct slice text, int64_t *number) {
-    enum { LONGEST = 20 }; /* of INT64_MIN */
-    char digits[LONGEST + 1];
-    bool negative = text.size > 0 && text.data[0] == '-';
-    size_t first = negative ? 1 : 0;
-    if (text.size <= first || text.size > LONGEST) {
-        return false;
-    }
-    for (size_t i = first; i < text.size; i++) {
-        if (text.data[i] < '0' || text.data[i] > '9') {
-            return false;
-        }
-    }
-    if (text.data[first] == '0' && text.size > 1) {
-        return false;
-    }
-    memcpy(digits, text.data, text.size);
-    digits[text.size] = '\0';
-    errno = 0;
-    long long parsed = strtoll(digits, NULL, 10);
-    if (errno != 0) {
-        return false;
-    }
-    *number = parsed;
     return true;
 }

@@ -79,8 +79,18 @@ void call_submit(struct call *call, const struct command *command, const struct 
 void call_submit_args(struct call *call, enum command_kind kind, unsigned first);
 /* Answers -TOOBIG and returns false when a key among argv[first..argc) is empty or too large. */
 bool call_check_keys(struct call *call, unsigned first, unsigned end);
-/* Strict decimal integer, as Redis reads them: no blanks, plus signs or leading zeros. */
-bool call_parse_integer(struct slice text, int64_t *number);
+
+/* The option that an expiry came with. */
+struct expiry_option {
+    const char *name;
+    enum command_expiry mode;
+    int64_t unit_ms;
+};
+/* EX, PX, EXAT or PXAT; NULL when the word is none of them. */
+const struct expiry_option *expiry_option_find(struct slice word);
+/* Fills the command's expiry, or answers with an error and returns false. */
+bool call_parse_expiry(struct call *call, const struct expiry_option *option, struct slice text,
+                       struct command *command);
 
 /* Handlers, by file. */
 
@@ -98,16 +108,56 @@ void verb_hello(struct call *call);
 void verb_ping(struct call *call);
 void verb_quit(struct call *call);
 void verb_select(struct call *call);
+/* commands_expiry.c */
+void verb_expire(struct call *call);
+void verb_expireat(struct call *call);
+void verb_expiretime(struct call *call);
+void verb_persist(struct call *call);
+void verb_pexpire(struct call *call);
+void verb_pexpireat(struct call *call);
+void verb_pexpiretime(struct call *call);
+void verb_pttl(struct call *call);
+void verb_ttl(struct call *call);
 /* commands_keys.c */
+void verb_copy(struct call *call);
 void verb_dbsize(struct call *call);
 void verb_del(struct call *call);
 void verb_exists(struct call *call);
 void verb_flushdb(struct call *call);
-void verb_pttl(struct call *call);
-void verb_ttl(struct call *call);
+void verb_keys(struct call *call);
+void verb_memory_usage(struct call *call);
+void verb_object_encoding(struct call *call);
+void verb_object_freq(struct call *call);
+void verb_object_idletime(struct call *call);
+void verb_object_refcount(struct call *call);
+void verb_randomkey(struct call *call);
+void verb_rename(struct call *call);
+void verb_renamenx(struct call *call);
+void verb_scan(struct call *call);
+void verb_type(struct call *call);
 /* commands_strings.c */
+void verb_append(struct call *call);
+void verb_decr(struct call *call);
+void verb_decrby(struct call *call);
+void verb_delex(struct call *call);
 void verb_get(struct call *call);
+void verb_getdel(struct call *call);
+void verb_getex(struct call *call);
+void verb_getrange(struct call *call);
+void verb_getset(struct call *call);
+void verb_getver(struct call *call);
+void verb_incr(struct call *call);
+void verb_incrby(struct call *call);
+void verb_incrbyfloat(struct call *call);
+void verb_mget(struct call *call);
+void verb_mset(struct call *call);
+void verb_msetnx(struct call *call);
+void verb_psetex(struct call *call);
 void verb_set(struct call *call);
+void verb_setex(struct call *call);
+void verb_setnx(struct call *call);
+void verb_setrange(struct call *call);
+void verb_strlen(struct call *call);
 /* commands_server.c */
 void verb_cluster_replace(struct call *call);
 void verb_command(struct call *call);

@@ -75,8 +75,7 @@ static void refuse(struct route *route, uint64_t node, const struct forward *for
 /* Deletes and clears may still pass when space runs low, since they are how space is won back. */
 static bool refuses_for_space(const struct route *route, struct slice command) {
     struct router_port *port = &route->router->options.port;
-    ASSERT(command.size > 0);
-    bool grows = command.data[0] == COMMAND_SET;
+    bool grows = command_may_grow(command);
     if (port->log_is_full(port->data)) {
         return true;
     }

@@ -37,6 +37,40 @@ static void write_integers(struct buffer *out, struct slice numbers) {
     }
 }
 
+/* The elements stand in the order in which RESP has them. */
+static void write_array(struct buffer *out, struct slice elements, int version) {
+    struct reader reader = reader_make(elements);
+    buffer_reserve(out, elements.size);
+    resp_write_array(out, reader_u32(&reader));
+    while (reader.rest.size > 0) {
+        switch (reader_u8(&reader)) {
+        case RESULT_TAG_NIL:
+            resp_write_null(out, version);
+            break;
+        case RESULT_TAG_BULK:
+            resp_write_bulk(out, reader_bytes(&reader));
+            break;
+        case RESULT_TAG_INTEGER:
+            resp_write_integer(out, (int64_t)reader_u64(&reader));
+            break;
+        default:
+            resp_write_array(out, reader_u32(&reader));
+            break;
+        }
+    }
+}
+
+/* The words that the state machine answers are short. */
+static void write_status(struct buffer *out, struct slice word) {
+    char text[64];
+    size_t size = word.size < sizeof text - 1 ? word.size : sizeof text - 1;
+    if (size > 0) {
+        memcpy(text, word.data, size);
+    }
+    text[size] = '\0';
+    resp_write_simple(out, text);
+}
+
 static void write_error(struct buffer *out, const struct result *result) {
     char text[ERROR_MESSAGE_SIZE];
     size_t size = result->data.size < sizeof text - 1 ? result->data.size : sizeof text - 1;
@@ -69,8 +103,22 @@ static void write_result(struct buffer *out, const struct result *result, int ve
     case RESULT_INTEGERS:
         write_integers(out, buffer_slice(&result->data));
         return;
+    case RESULT_ARRAY:
+        write_array(out, buffer_slice(&result->data), version);
+        return;
+    case RESULT_STATUS:
+        write_status(out, buffer_slice(&result->data));
+        return;
     }
     ASSERT(false);
+}
+
+/* An array may be long: it is written beside the output and moved there. */
+static void render_array(struct session *session, const struct slot *slot) {
+    struct buffer array = {0};
+    write_result(&array, &slot->result, slot->version);
+    session->unsent += array.size;
+    output_move(&session->output, &array);
 }
 
 /* Writes the reply of a finished slot to the session's output. A large value is moved, not copied.
@@ -79,6 +127,10 @@ static void slot_render(struct session *session, struct slot *slot) {
     if (!slot->is_op) {
         session->unsent += slot->local.size;
         output_move(&session->output, &slot->local);
+        return;
+    }
+    if (slot->result.kind == RESULT_ARRAY) {
+        render_array(session, slot);
         return;
     }
     struct buffer *tail = output_tail(&session->output);

@@ -1,26 +1,46 @@
 /* Applying log entries: one transaction for all that are given. */
+#include "node/machine/apply.h"
+
 #include <inttypes.h>
 
 #include "base/assert.h"
 #include "base/limits.h"
 #include "node/machine/digest.h"
-#include "node/machine/machine_internal.h"
 
-struct batch_context {
-    struct machine *machine;
-    uint64_t index;  /* of the entry; version of the rows that it writes */
-    uint64_t now_ms; /* what expiries count from and are compared with */
-    uint64_t default_quota;
-};
+/* What the commands share. */
 
-/* Absolute expiry of a SET, 0 for none. False when the sum leaves the range of times. */
-static bool expiry_of(const struct batch_context *batch, const struct command *command,
-                      const struct row *old, uint64_t *expires_at_ms) {
+uint64_t apply_next_number(struct reader *args) {
+    struct slice number = command_next_arg(args);
+    ASSERT(number.size == sizeof(uint64_t));
+    return bytes_get_u64(number.data);
+}
+
+static struct target target_of(const struct batch_context *batch, const struct command *command,
+                               struct slice key) {
+    return (struct target){.project = projects_find(&batch->machine->projects, command->project),
+                           .key = key};
+}
+
+enum error_code apply_find(const struct batch_context *batch, const struct command *command,
+                           struct slice key, struct target *target, struct error *error) {
+    *target = target_of(batch, command, key);
+    return row_find(batch->machine, target->project, key, &target->row, error);
+}
+
+enum error_code apply_get(const struct batch_context *batch, const struct command *command,
+                          struct slice key, struct target *target, struct buffer *value,
+                          struct error *error) {
+    *target = target_of(batch, command, key);
+    return row_get(batch->machine, target->project, key, &target->row, value, error);
+}
+
+bool apply_expiry(const struct batch_context *batch, const struct command *command,
+                  uint64_t kept_ms, uint64_t *expires_at_ms) {
     *expires_at_ms = 0;
     switch (command->expiry_mode) {
     case COMMAND_EXPIRY_NONE:
-        if (command->flags & COMMAND_FLAG_KEEPTTL) {
-            *expires_at_ms = old->expires_at_ms;
+        if (command->kind == COMMAND_SET && (command->flags & COMMAND_FLAG_KEEPTTL)) {
+            *expires_at_ms = kept_ms;
         }
         return true;
     case COMMAND_EXPIRY_AFTER:
@@ -37,20 +57,19 @@ static bool expiry_of(const struct batch_context *batch, const struct command *c
     return false;
 }
 
-static bool is_blocked(const struct command *command, const struct row *old) {
-    return ((command->flags & COMMAND_FLAG_NX) && old->exists) ||
-           ((command->flags & COMMAND_FLAG_XX) && !old->exists);
+bool apply_is_past(const struct batch_context *batch, const struct command *command,
+                   uint64_t expires_at_ms) {
+    return command->expiry_mode != COMMAND_EXPIRY_NONE && expires_at_ms <= batch->now_ms;
 }
 
-/* True when the project may hold the new value; otherwise fills the result. */
-static bool fits_quota(const struct batch_context *batch, const struct project *project,
-                       const struct command *command, const struct row *old, uint64_t row_bytes,
-                       uint64_t old_bytes, struct result *result) {
+bool apply_fits_quota(const struct batch_context *batch, const struct command *command,
+                      uint64_t added, uint64_t removed, struct result *result) {
+    const struct project *project = projects_find(&batch->machine->projects, command->project);
     uint64_t used = project != NULL ? project->used_bytes : 0;
     uint64_t quota = project != NULL ? project->quota : batch->default_quota;
-    ASSERT(!old->exists || old_bytes <= used);
-    uint64_t wanted = used - old_bytes + row_bytes;
-    if (row_bytes <= old_bytes || wanted <= quota) {
+    ASSERT(removed <= used);
+    uint64_t wanted = used - removed + added;
+    if (added <= removed || wanted <= quota) {
         return true;
     }
     result_set_error(result, ERROR_QUOTA, "project %.*s: %" PRIu64 " of %" PRIu64 " bytes",
@@ -59,9 +78,30 @@ static bool fits_quota(const struct batch_context *batch, const struct project *
     return false;
 }
 
-static struct project *create_project(const struct batch_context *batch, struct slice name) {
+bool apply_fits_limit(uint64_t size, uint64_t limit, struct result *result) {
+    uint64_t most = limit < LIMIT_VALUE_SIZE_MAX ? limit : LIMIT_VALUE_SIZE_MAX;
+    if (size <= most) {
+        return true;
+    }
+    result_set_error(result, ERROR_TOOBIG,
+                     "value of %" PRIu64 " bytes exceeds the limit of %" PRIu64
+                     " bytes (max_value)",
+                     size, most);
+    return false;
+}
+
+struct project *apply_project(const struct batch_context *batch, const struct command *command,
+                              struct result *result) {
     struct machine *machine = batch->machine;
-    struct project *project = projects_add(&machine->projects, name);
+    struct project *project = projects_find(&machine->projects, command->project);
+    if (project != NULL) {
+        return project;
+    }
+    if (machine->projects.count == LIMIT_PROJECTS) {
+        result_set_error(result, ERROR_TOOBIG, "a shard holds at most %d projects", LIMIT_PROJECTS);
+        return NULL;
+    }
+    project = projects_add(&machine->projects, command->project);
     project->quota = batch->default_quota;
     project->is_new = true;
     projects_mark_dirty(&machine->projects, project);
@@ -69,85 +109,31 @@ static struct project *create_project(const struct batch_context *batch, struct 
     return project;
 }
 
-/* Stores the key once nothing stands against it. */
-static enum error_code set_value(const struct batch_context *batch, struct project *project,
-                                 const struct command *command, const struct row *old,
-                                 struct slice key, struct slice value, struct result *result,
-                                 struct error *error) {
-    struct machine *machine = batch->machine;
-    uint64_t expires_at_ms;
-    if (!expiry_of(batch, command, old, &expires_at_ms)) {
-        result_set_error(result, ERROR_INVALID, "invalid expire time in 'set' command");
+enum error_code apply_store(const struct batch_context *batch, const struct command *command,
+                            const struct target *target, struct slice value, uint64_t expires_at_ms,
+                            struct result *result, struct error *error) {
+    const struct row *old = &target->row;
+    uint64_t removed = old->exists ? target->key.size + old->size : 0;
+    if (!apply_fits_quota(batch, command, target->key.size + value.size, removed, result)) {
         return ERROR_NONE;
     }
-    bool is_past = command->expiry_mode != COMMAND_EXPIRY_NONE && expires_at_ms <= batch->now_ms;
-    if (is_past) {
-        return old->exists ? row_remove(machine, project, key, old, error) : ERROR_NONE;
-    }
-    uint64_t old_bytes = old->exists ? key.size + old->size : 0;
-    if (!fits_quota(batch, project, command, old, key.size + value.size, old_bytes, result)) {
-        return ERROR_NONE;
-    }
+    struct project *project = apply_project(batch, command, result);
     if (project == NULL) {
-        if (machine->projects.count == LIMIT_PROJECTS) {
-            result_set_error(result, ERROR_TOOBIG, "a shard holds at most %d projects",
-                             LIMIT_PROJECTS);
-            return ERROR_NONE;
-        }
-        project = create_project(batch, command->project);
+        return ERROR_NONE;
     }
-    return row_put(machine, project, key, old, value, expires_at_ms, batch->index, error);
+    return row_put(batch->machine, project, target->key, old, value, expires_at_ms, batch->index,
+                   error);
 }
 
-static enum error_code apply_set(const struct batch_context *batch, const struct command *command,
-                                 struct result *result, struct error *error) {
-    struct machine *machine = batch->machine;
-    struct reader args = reader_make(command->args);
-    struct slice key = command_next_arg(&args);
-    struct slice value = command_next_arg(&args);
-    struct project *project = projects_find(&machine->projects, command->project);
-    struct row old;
-    bool wants_old = (command->flags & COMMAND_FLAG_GET) != 0;
-    enum error_code code = wants_old ? row_get(machine, project, key, &old, &result->data, error)
-                                     : row_find(machine, project, key, &old, error);
-    if (code != ERROR_NONE) {
-        return code;
-    }
-    bool blocked = is_blocked(command, &old);
-    if (wants_old) {
-        result->kind = old.exists ? RESULT_BULK : RESULT_NIL;
-    } else {
-        result->kind = blocked ? RESULT_NIL : RESULT_OK;
-    }
-    return blocked ? ERROR_NONE
-                   : set_value(batch, project, command, &old, key, value, result, error);
-}
-
-static enum error_code apply_delete(const struct batch_context *batch,
-                                    const struct command *command, struct result *result,
-                                    struct error *error) {
-    struct machine *machine = batch->machine;
-    struct project *project = projects_find(&machine->projects, command->project);
-    struct reader args = reader_make(command->args);
-    result->kind = RESULT_INTEGER;
-    for (uint32_t i = 0; i < command->n_args && project != NULL; i++) {
-        struct slice key = command_next_arg(&args);
-        struct row old;
-        enum error_code code = row_find(machine, project, key, &old, error);
-        if (code == ERROR_NONE && old.exists) {
-            result->integer++;
-            code = row_remove(machine, project, key, &old, error);
-        }
-        if (code != ERROR_NONE) {
-            return code;
-        }
-    }
-    return ERROR_NONE;
+enum error_code apply_remove(const struct batch_context *batch, const struct target *target,
+                             struct error *error) {
+    return row_remove(batch->machine, target->project, target->key, &target->row, error);
 }
 
 /* The rows stay where they are, under an epoch that nobody asks for any more. */
 static enum error_code apply_clear(const struct batch_context *batch, const struct command *command,
-                                   struct error *error) {
+                                   struct result *result, struct error *error) {
+    (void)result;
     struct machine *machine = batch->machine;
     struct project *project = projects_find(&machine->projects, command->project);
     if (project == NULL || project->keys == 0) {
@@ -173,26 +159,42 @@ static enum error_code apply_clear(const struct batch_context *batch, const stru
     return ERROR_NONE;
 }
 
+static enum error_code apply_fence(const struct batch_context *batch, const struct command *command,
+                                   struct result *result, struct error *error) {
+    (void)batch;
+    (void)command;
+    (void)result;
+    (void)error;
+    return ERROR_NONE;
+}
+
+static const apply_handler handlers[] = {
+    [COMMAND_SET] = apply_set,
+    [COMMAND_DELETE] = apply_delete,
+    [COMMAND_CLEAR] = apply_clear,
+    [COMMAND_FENCE] = apply_fence,
+    [COMMAND_INCREMENT] = apply_increment,
+    [COMMAND_INCREMENT_FLOAT] = apply_increment_float,
+    [COMMAND_APPEND] = apply_append,
+    [COMMAND_SETRANGE] = apply_setrange,
+    [COMMAND_GETDEL] = apply_getdel,
+    [COMMAND_GETEX] = apply_getex,
+    [COMMAND_EXPIRE] = apply_expire,
+    [COMMAND_PERSIST] = apply_persist,
+    [COMMAND_RENAME] = apply_rename,
+    [COMMAND_COPY] = apply_copy,
+    [COMMAND_SET_MANY] = apply_set_many,
+    [COMMAND_DELETE_MATCHING] = apply_delete_matching,
+};
+
 static enum error_code apply_command(const struct batch_context *batch,
                                      const struct command *command, struct result *result,
                                      struct error *error) {
-    switch (command->kind) {
-    case COMMAND_SET:
-        return apply_set(batch, command, result, error);
-    case COMMAND_DELETE:
-        return apply_delete(batch, command, result, error);
-    case COMMAND_CLEAR:
-        return apply_clear(batch, command, error);
-    case COMMAND_FENCE:
-        return ERROR_NONE;
-    case COMMAND_GET:
-    case COMMAND_EXISTS:
-    case COMMAND_PTTL:
-    case COMMAND_DBSIZE:
-    case COMMAND_USAGE:
-        break;
+    size_t kind = (size_t)command->kind;
+    if (kind >= sizeof(handlers) / sizeof(handlers[0]) || handlers[kind] == NULL) {
+        return error_set(error, ERROR_CORRUPT, "batch: command %zu only reads", kind);
     }
-    return error_set(error, ERROR_CORRUPT, "batch: command %u only reads", (unsigned)command->kind);
+    return handlers[kind](batch, command, result, error);
 }
 
 static enum error_code apply_batch(struct machine *machine, const struct machine_entry *entry,

@@ -16,25 +16,59 @@ static_assert(LIMIT_BATCH_COMMANDS <= UINT16_MAX, "the header counts commands in
 /* What each kind of command takes. */
 struct command_rule {
     enum command_kind kind;
-    bool is_write;
-    bool takes_value;   /* the second argument is a value, not a key */
-    bool needs_project; /* a fence belongs to the shard, not to a project */
-    uint8_t flags;      /* those that may be set */
-    uint32_t min_args;
-    uint32_t max_args;
+    unsigned traits; /* enum trait */
+    uint8_t flags;   /* those that may be set */
+    /* A letter for each argument: k key, v value, n number, p pattern. A condition (IFEQ, IFVER)
+     * adds one. */
+    const char *args;
 };
 
+enum trait {
+    WRITES = 1,
+    GROWS = 2,       /* may make the state larger */
+    EXPIRES = 4,     /* takes an expiry */
+    REPEATS = 8,     /* the arguments may come any number of times, but once */
+    PROJECTLESS = 16 /* belongs to the shard, not to a project */
+};
+
+#define CONDITIONS (COMMAND_FLAG_IFEQ | COMMAND_FLAG_IFVER)
+
 static const struct command_rule rules[] = {
-    {COMMAND_SET, true, true, true,
-     COMMAND_FLAG_NX | COMMAND_FLAG_XX | COMMAND_FLAG_GET | COMMAND_FLAG_KEEPTTL, 2, 2},
-    {COMMAND_DELETE, true, false, true, 0, 1, LIMIT_RESP_ARGS},
-    {COMMAND_CLEAR, true, false, true, 0, 0, 0},
-    {COMMAND_FENCE, true, false, false, 0, 0, 0},
-    {COMMAND_GET, false, false, true, 0, 1, 1},
-    {COMMAND_EXISTS, false, false, true, 0, 1, LIMIT_RESP_ARGS},
-    {COMMAND_PTTL, false, false, true, COMMAND_FLAG_ROUND_S, 1, 1},
-    {COMMAND_DBSIZE, false, false, true, 0, 0, 0},
-    {COMMAND_USAGE, false, false, true, 0, 0, 0},
+    {COMMAND_SET, WRITES | GROWS | EXPIRES,
+     COMMAND_FLAG_NX | COMMAND_FLAG_XX | COMMAND_FLAG_GET | COMMAND_FLAG_KEEPTTL |
+         COMMAND_FLAG_COUNT | CONDITIONS,
+     "kv"},
+    {COMMAND_DELETE, WRITES | REPEATS, 0, "k"},
+    {COMMAND_CLEAR, WRITES, 0, ""},
+    {COMMAND_FENCE, WRITES | PROJECTLESS, 0, ""},
+    {COMMAND_INCREMENT, WRITES | GROWS, 0, "knn"},
+    {COMMAND_INCREMENT_FLOAT, WRITES | GROWS, 0, "kvn"},
+    {COMMAND_APPEND, WRITES | GROWS, 0, "kvn"},
+    {COMMAND_SETRANGE, WRITES | GROWS, 0, "knvn"},
+    {COMMAND_GETDEL, WRITES, 0, "k"},
+    {COMMAND_GETEX, WRITES | EXPIRES, COMMAND_FLAG_PERSIST, "k"},
+    {COMMAND_EXPIRE, WRITES | EXPIRES,
+     COMMAND_FLAG_NX | COMMAND_FLAG_XX | COMMAND_FLAG_GT | COMMAND_FLAG_LT, "k"},
+    {COMMAND_PERSIST, WRITES, 0, "k"},
+    {COMMAND_RENAME, WRITES | GROWS, COMMAND_FLAG_NX, "kk"},
+    {COMMAND_COPY, WRITES | GROWS, COMMAND_FLAG_REPLACE, "kk"},
+    {COMMAND_SET_MANY, WRITES | GROWS | REPEATS, COMMAND_FLAG_NX, "kv"},
+    {COMMAND_DELETE_MATCHING, WRITES, CONDITIONS, "k"},
+    {COMMAND_GET, 0, 0, "k"},
+    {COMMAND_EXISTS, REPEATS, 0, "k"},
+    {COMMAND_PTTL, 0, COMMAND_FLAG_ROUND_S, "k"},
+    {COMMAND_DBSIZE, 0, 0, ""},
+    {COMMAND_USAGE, 0, 0, ""},
+    {COMMAND_GET_MANY, REPEATS, 0, "k"},
+    {COMMAND_STRLEN, 0, 0, "k"},
+    {COMMAND_GETRANGE, 0, 0, "knn"},
+    {COMMAND_TYPE, 0, 0, "k"},
+    {COMMAND_EXPIRETIME, 0, COMMAND_FLAG_ROUND_S, "k"},
+    {COMMAND_RANDOM_KEY, 0, 0, "n"},
+    {COMMAND_KEYS, 0, 0, "p"},
+    {COMMAND_SCAN, 0, 0, "nnp"},
+    {COMMAND_INSPECT, 0, 0, "kn"},
+    {COMMAND_GET_VERSION, 0, 0, "k"},
 };
 
 static const struct command_rule *rule_of(unsigned kind) {
@@ -48,7 +82,12 @@ static const struct command_rule *rule_of(unsigned kind) {
 
 bool command_is_write(enum command_kind kind) {
     const struct command_rule *rule = rule_of((unsigned)kind);
-    return rule != NULL && rule->is_write;
+    return rule != NULL && (rule->traits & WRITES) != 0;
+}
+
+bool command_may_grow(struct slice bytes) {
+    const struct command_rule *rule = bytes.size > 0 ? rule_of(bytes.data[0]) : NULL;
+    return rule != NULL && (rule->traits & GROWS) != 0;
 }
 
 void command_encode(struct buffer *out, const struct command *command, const struct slice *args,
@@ -64,27 +103,69 @@ void command_encode(struct buffer *out, const struct command *command, const str
     }
 }
 
+static bool has_flags(const struct command *command, unsigned flags) {
+    return (command->flags & flags) == flags;
+}
+
+/* Whether flags of the command's kind contradict each other. */
+static bool flags_exclude_each_other(const struct command *command) {
+    const unsigned existence = COMMAND_FLAG_NX | COMMAND_FLAG_XX;
+    bool conditional = (command->flags & CONDITIONS) != 0;
+    if (has_flags(command, existence) || has_flags(command, CONDITIONS)) {
+        return true;
+    }
+    switch (command->kind) {
+    case COMMAND_SET:
+        return has_flags(command, COMMAND_FLAG_GET | COMMAND_FLAG_COUNT) ||
+               (conditional && (command->flags & existence) != 0);
+    case COMMAND_EXPIRE:
+        return has_flags(command, COMMAND_FLAG_GT | COMMAND_FLAG_LT) ||
+               ((command->flags & COMMAND_FLAG_NX) &&
+                (command->flags & (COMMAND_FLAG_GT | COMMAND_FLAG_LT)));
+    case COMMAND_DELETE_MATCHING:
+        return !conditional;
+    default:
+        return false;
+    }
+}
+
+static enum error_code check_expiry(const struct command *command, const struct command_rule *rule,
+                                    struct error *error) {
+    bool persists = command->kind == COMMAND_GETEX && (command->flags & COMMAND_FLAG_PERSIST);
+    bool keeps = command->kind == COMMAND_SET && (command->flags & COMMAND_FLAG_KEEPTTL);
+    if (command->expiry_mode == COMMAND_EXPIRY_NONE) {
+        bool wants_one =
+            command->kind == COMMAND_EXPIRE || (command->kind == COMMAND_GETEX && !persists);
+        if (wants_one) {
+            return error_set(error, ERROR_INVALID, "command %u without an expiry",
+                             (unsigned)command->kind);
+        }
+        return command->expiry_ms == 0 ? ERROR_NONE
+                                       : error_set(error, ERROR_INVALID, "expiry without a mode");
+    }
+    if (!(rule->traits & EXPIRES)) {
+        return error_set(error, ERROR_INVALID, "command %u does not take an expiry",
+                         (unsigned)command->kind);
+    }
+    if (keeps || persists) {
+        return error_set(error, ERROR_INVALID, "%s and an expiry exclude each other",
+                         keeps ? "KEEPTTL" : "PERSIST");
+    }
+    return ERROR_NONE;
+}
+
 static enum error_code check_options(const struct command *command, const struct command_rule *rule,
                                      struct error *error) {
     if ((command->flags & ~rule->flags) != 0) {
         return error_set(error, ERROR_INVALID, "command %u does not take the flags 0x%02x",
                          (unsigned)command->kind, (unsigned)command->flags);
     }
-    if ((command->flags & COMMAND_FLAG_NX) && (command->flags & COMMAND_FLAG_XX)) {
-        return error_set(error, ERROR_INVALID, "NX and XX exclude each other");
+    if (flags_exclude_each_other(command)) {
+        return error_set(error, ERROR_INVALID,
+                         "command %u: the flags 0x%02x exclude each other or lack one",
+                         (unsigned)command->kind, (unsigned)command->flags);
     }
-    if (command->expiry_mode == COMMAND_EXPIRY_NONE) {
-        return command->expiry_ms == 0 ? ERROR_NONE
-                                       : error_set(error, ERROR_INVALID, "expiry without a mode");
-    }
-    if (command->kind != COMMAND_SET) {
-        return error_set(error, ERROR_INVALID, "command %u does not take an expiry",
-                         (unsigned)command->kind);
-    }
-    if (command->flags & COMMAND_FLAG_KEEPTTL) {
-        return error_set(error, ERROR_INVALID, "KEEPTTL and an expiry exclude each other");
-    }
-    return ERROR_NONE;
+    return check_expiry(command, rule, error);
 }
 
 static enum error_code check_project(const struct command *command, const struct command_rule *rule,
@@ -93,7 +174,7 @@ static enum error_code check_project(const struct command *command, const struct
         return error_set(error, ERROR_TOOBIG, "project name of %zu bytes, the limit is %d",
                          command->project.size, LIMIT_PROJECT_NAME);
     }
-    if (command->project.size == 0 && rule->needs_project) {
+    if (command->project.size == 0 && !(rule->traits & PROJECTLESS)) {
         return error_set(error, ERROR_INVALID, "command %u without a project",
                          (unsigned)command->kind);
     }
@@ -111,9 +192,58 @@ static enum error_code check_key(struct slice key, struct error *error) {
     return ERROR_NONE;
 }
 
+static enum error_code check_value(struct slice value, struct error *error) {
+    if (value.size > LIMIT_VALUE_SIZE_MAX) {
+        return error_set(error, ERROR_TOOBIG, "value of %zu bytes, the limit is %llu", value.size,
+                         (unsigned long long)LIMIT_VALUE_SIZE_MAX);
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_arg(char letter, struct slice arg, struct error *error) {
+    switch (letter) {
+    case 'k':
+        return check_key(arg, error);
+    case 'v':
+        return check_value(arg, error);
+    case 'n':
+        return arg.size == sizeof(uint64_t)
+                   ? ERROR_NONE
+                   : error_set(error, ERROR_INVALID, "number of %zu bytes", arg.size);
+    default:
+        ASSERT(letter == 'p');
+        return arg.size <= LIMIT_PATTERN_SIZE
+                   ? ERROR_NONE
+                   : error_set(error, ERROR_TOOBIG, "pattern of %zu bytes, the limit is %d",
+                               arg.size, LIMIT_PATTERN_SIZE);
+    }
+}
+
+/* The letters of one round of arguments, with that of a condition. */
+static void expected_args(const struct command *command, const struct command_rule *rule,
+                          char letters[8]) {
+    size_t n = strlen(rule->args);
+    ASSERT(n < 7);
+    memcpy(letters, rule->args, n);
+    if ((command->flags & rule->flags & CONDITIONS) != 0) {
+        letters[n++] = (command->flags & COMMAND_FLAG_IFEQ) ? 'v' : 'n';
+    }
+    letters[n] = '\0';
+}
+
+static bool count_fits(uint32_t n_args, uint32_t round, const struct command_rule *rule) {
+    if (!(rule->traits & REPEATS)) {
+        return n_args == round;
+    }
+    return n_args > 0 && n_args % round == 0 && n_args <= LIMIT_RESP_ARGS;
+}
+
 static enum error_code check_args(const struct command *command, const struct command_rule *rule,
                                   struct error *error) {
-    if (command->n_args < rule->min_args || command->n_args > rule->max_args) {
+    char letters[8];
+    expected_args(command, rule, letters);
+    uint32_t round = (uint32_t)strlen(letters);
+    if (!count_fits(command->n_args, round, rule)) {
         return error_set(error, ERROR_INVALID, "command %u with %u arguments",
                          (unsigned)command->kind, command->n_args);
     }
@@ -123,14 +253,7 @@ static enum error_code check_args(const struct command *command, const struct co
         if (args.failed) {
             break;
         }
-        if (rule->takes_value && i == 1) {
-            if (arg.size > LIMIT_VALUE_SIZE_MAX) {
-                return error_set(error, ERROR_TOOBIG, "value of %zu bytes, the limit is %llu",
-                                 arg.size, (unsigned long long)LIMIT_VALUE_SIZE_MAX);
-            }
-            continue;
-        }
-        enum error_code code = check_key(arg, error);
+        enum error_code code = check_arg(letters[i % round], arg, error);
         if (code != ERROR_NONE) {
             return code;
         }
@@ -308,6 +431,31 @@ void result_set_error(struct result *result, enum error_code code, const char *f
     buffer_append(&result->data, message, kept);
 }
 
+void result_begin_array(struct result *result, uint32_t count) {
+    result_free(result);
+    result->kind = RESULT_ARRAY;
+    buffer_put_u32(&result->data, count);
+}
+
+void result_add_nil(struct result *result) {
+    buffer_put_u8(&result->data, RESULT_TAG_NIL);
+}
+
+void result_add_bulk(struct result *result, struct slice bytes) {
+    buffer_put_u8(&result->data, RESULT_TAG_BULK);
+    buffer_put_bytes(&result->data, bytes);
+}
+
+void result_add_integer(struct result *result, int64_t integer) {
+    buffer_put_u8(&result->data, RESULT_TAG_INTEGER);
+    buffer_put_u64(&result->data, (uint64_t)integer);
+}
+
+void result_add_array(struct result *result, uint32_t count) {
+    buffer_put_u8(&result->data, RESULT_TAG_ARRAY);
+    buffer_put_u32(&result->data, count);
+}
+
 /*     u8   kind
  *     u8   error code
  *     u64  integer
@@ -319,9 +467,36 @@ void result_encode(struct buffer *out, const struct result *result) {
     buffer_put_bytes(out, buffer_slice(&result->data));
 }
 
+/* Walks the elements; each array adds to the number that must still come, so that their depth does
+ * not matter. */
+static bool array_is_valid(struct slice data) {
+    struct reader reader = reader_make(data);
+    uint64_t left = reader_u32(&reader);
+    /* An element takes a byte at least, which bounds the walk. */
+    while (left > 0 && left <= reader.rest.size && !reader.failed) {
+        left--;
+        switch (reader_u8(&reader)) {
+        case RESULT_TAG_NIL:
+            break;
+        case RESULT_TAG_BULK:
+            (void)reader_bytes(&reader);
+            break;
+        case RESULT_TAG_INTEGER:
+            (void)reader_u64(&reader);
+            break;
+        case RESULT_TAG_ARRAY:
+            left += reader_u32(&reader);
+            break;
+        default:
+            return false;
+        }
+    }
+    return left == 0 && reader_done(&reader);
+}
+
 /* True when the fields go together as result_encode() would write them. */
-static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, size_t data_size) {
-    if (kind > RESULT_INTEGERS || !error_is_known((int)code)) {
+static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, struct slice data) {
+    if (kind > RESULT_STATUS || !error_is_known((int)code)) {
         return false;
     }
     if ((kind == RESULT_ERROR) != (code != ERROR_NONE)) {
@@ -334,11 +509,14 @@ static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, size
     case RESULT_OK:
     case RESULT_NIL:
     case RESULT_INTEGER:
-        return data_size == 0;
+        return data.size == 0;
     case RESULT_INTEGERS:
-        return data_size % sizeof(uint64_t) == 0;
+        return data.size % sizeof(uint64_t) == 0;
+    case RESULT_ARRAY:
+        return array_is_valid(data);
     case RESULT_BULK:
     case RESULT_ERROR:
+    case RESULT_STATUS:
         return true;
     }
     return false;
@@ -355,7 +533,7 @@ enum error_code result_decode(struct slice bytes, struct result *result, struct 
         return error_set(error, ERROR_INVALID, "result of %zu bytes does not fill its frame",
                          bytes.size);
     }
-    if (!result_is_valid(kind, code, integer, data.size)) {
+    if (!result_is_valid(kind, code, integer, data)) {
         return error_set(error, ERROR_INVALID, "result of kind %u, code %u, %zu bytes is malformed",
                          kind, code, data.size);
     }

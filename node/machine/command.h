@@ -23,6 +23,10 @@
  *     u32  number of arguments
  *     u32+ each argument
  *
+ * Where the list of kinds calls an argument a number, it is a u64 of 8 bytes; signed ones stand in
+ * two's complement. "limit" is the largest value, in bytes, that the command may make: max_value of
+ * the node that took it, carried along because nodes may be configured differently.
+ *
  * All decoding checks lengths first; a batch that does not decode is damage, not input, since
  * leaders check what they propose. */
 #ifndef NODE_MACHINE_COMMAND_H
@@ -34,31 +38,72 @@
 
 enum command_kind {
     /* Writes: go through the log. */
-    COMMAND_SET = 1,    /* key, value */
-    COMMAND_DELETE = 2, /* key ... : number of keys that existed */
-    COMMAND_CLEAR = 3,  /* drops every key of the project in O(1) */
-    COMMAND_FENCE = 4,  /* no effect; its place in the log is its meaning (docs/forwarding.md) */
+    COMMAND_SET = 1,              /* key, value [, condition] : OK or nil */
+    COMMAND_DELETE = 2,           /* key ... : number of keys that existed */
+    COMMAND_CLEAR = 3,            /* drops every key of the project in O(1) */
+    COMMAND_FENCE = 4,            /* no effect; its place in the log is its meaning */
+    COMMAND_INCREMENT = 5,        /* key, signed number, limit : the sum */
+    COMMAND_INCREMENT_FLOAT = 6,  /* key, text of a number, limit : text of the sum */
+    COMMAND_APPEND = 7,           /* key, value, limit : length of the result */
+    COMMAND_SETRANGE = 8,         /* key, offset, value, limit : length of the result */
+    COMMAND_GETDEL = 9,           /* key : old value or nil */
+    COMMAND_GETEX = 10,           /* key : value or nil; changes its expiry */
+    COMMAND_EXPIRE = 11,          /* key : 1 when its expiry changed or it was deleted, else 0 */
+    COMMAND_PERSIST = 12,         /* key : 1 when it had an expiry, else 0 */
+    COMMAND_RENAME = 13,          /* key, new key : OK; with NX 1 or 0 */
+    COMMAND_COPY = 14,            /* key, new key : 1 or 0 */
+    COMMAND_SET_MANY = 15,        /* key, value ... : OK; with NX 1, or 0 when one existed */
+    COMMAND_DELETE_MATCHING = 16, /* key, condition : 1 or 0 */
     /* Reads: never in the log. */
-    COMMAND_GET = 64,    /* key : value or nil */
-    COMMAND_EXISTS = 65, /* key ... : how many exist, counting repeats */
-    COMMAND_PTTL = 66,   /* key : milliseconds left, -1 without expiry, -2 when missing */
-    COMMAND_DBSIZE = 67, /* number of live keys of the project */
-    COMMAND_USAGE = 68   /* array of integers: keys, used bytes, quota */
+    COMMAND_GET = 64,         /* key : value or nil */
+    COMMAND_EXISTS = 65,      /* key ... : how many exist, counting repeats */
+    COMMAND_PTTL = 66,        /* key : milliseconds left, -1 without expiry, -2 when missing */
+    COMMAND_DBSIZE = 67,      /* number of live keys of the project */
+    COMMAND_USAGE = 68,       /* array of integers: keys, used bytes, quota */
+    COMMAND_GET_MANY = 69,    /* key ... : array of values and nils */
+    COMMAND_STRLEN = 70,      /* key : bytes of its value, 0 when missing */
+    COMMAND_GETRANGE = 71,    /* key, first, last (signed numbers) : part of the value */
+    COMMAND_TYPE = 72,        /* key : status "string" or "none" */
+    COMMAND_EXPIRETIME = 73,  /* key : cluster time in milliseconds; -1 and -2 as PTTL */
+    COMMAND_RANDOM_KEY = 74,  /* number to choose by : a key or nil */
+    COMMAND_KEYS = 75,        /* pattern : array of keys */
+    COMMAND_SCAN = 76,        /* cursor, count, pattern : array of next cursor and array of keys */
+    COMMAND_INSPECT = 77,     /* key, enum command_aspect : what it says, nil when missing */
+    COMMAND_GET_VERSION = 78, /* key : array of value and version, nil when missing */
 };
 
+/* A flag belongs to the kinds that are named with it: other kinds may use the same bit. */
 enum command_flags {
-    COMMAND_FLAG_NX = 1,      /* SET only when the key is missing */
-    COMMAND_FLAG_XX = 2,      /* SET only when the key exists */
-    COMMAND_FLAG_GET = 4,     /* SET answers the old value */
-    COMMAND_FLAG_KEEPTTL = 8, /* SET keeps the expiry that the key has */
-    COMMAND_FLAG_ROUND_S =
-        16 /* PTTL answers seconds, rounded like Redis's TTL: (ms + 500) / 1000 */
+    COMMAND_FLAG_NX = 1,       /* SET, SET_MANY, RENAME: only when the key is missing;
+                                * EXPIRE: only when it has no expiry */
+    COMMAND_FLAG_XX = 2,       /* SET: only when the key exists; EXPIRE: only when it has one */
+    COMMAND_FLAG_GET = 4,      /* SET answers the old value */
+    COMMAND_FLAG_KEEPTTL = 8,  /* SET keeps the expiry that the key has */
+    COMMAND_FLAG_ROUND_S = 16, /* PTTL, EXPIRETIME answer seconds, rounded like Redis's TTL:
+                                * (ms + 500) / 1000 */
+    COMMAND_FLAG_IFEQ = 32,    /* SET, DELETE_MATCHING: only when the value equals the one that
+                                * follows as one more argument */
+    COMMAND_FLAG_IFVER = 64,   /* the same with the version, a number; 0: the key is missing */
+    COMMAND_FLAG_COUNT = 128,  /* SET answers 1 or 0 instead of OK or nil */
+    COMMAND_FLAG_GT = 4,       /* EXPIRE: only to a later time; no expiry is the latest */
+    COMMAND_FLAG_LT = 8,       /* EXPIRE: only to an earlier time */
+    COMMAND_FLAG_PERSIST = 4,  /* GETEX removes the expiry */
+    COMMAND_FLAG_REPLACE = 4   /* COPY overwrites */
 };
 
 enum command_expiry {
     COMMAND_EXPIRY_NONE = 0,
     COMMAND_EXPIRY_AFTER = 1, /* milliseconds from the batch's cluster time */
     COMMAND_EXPIRY_AT = 2     /* absolute cluster time in milliseconds */
+};
+
+/* What INSPECT tells. */
+enum command_aspect {
+    COMMAND_ASPECT_ENCODING = 0, /* "int", "embstr" or "raw", as Redis would store the value */
+    COMMAND_ASPECT_REFCOUNT = 1, /* always 1 */
+    COMMAND_ASPECT_IDLETIME = 2, /* always 0: reads leave no trace */
+    COMMAND_ASPECT_FREQ = 3,     /* an error, as Redis without an LFU policy */
+    COMMAND_ASPECT_MEMORY = 4    /* what the quota counts for the key */
 };
 
 struct command {
@@ -79,6 +124,8 @@ struct command_origin {
 };
 
 bool command_is_write(enum command_kind kind);
+/* Whether an encoded write may make the state larger: refused when disks run full. */
+bool command_may_grow(struct slice bytes);
 
 /* Appends the encoded command with the given arguments. */
 void command_encode(struct buffer *out, const struct command *command, const struct slice *args,
@@ -119,8 +166,22 @@ enum result_kind {
     RESULT_NIL = 1,
     RESULT_INTEGER = 2,
     RESULT_BULK = 3,
-    RESULT_ERROR = 4,   /* code, and the text in data without the RESP prefix */
-    RESULT_INTEGERS = 5 /* data holds u64 numbers, little-endian */
+    RESULT_ERROR = 4,    /* code, and the text in data without the RESP prefix */
+    RESULT_INTEGERS = 5, /* data holds u64 numbers, little-endian */
+    RESULT_ARRAY = 6,    /* data: u32 number of elements, then each, see below */
+    RESULT_STATUS = 7    /* a word in data, such as "string" */
+};
+
+/* An element of a RESULT_ARRAY:
+ *
+ *     u8   tag
+ *     ...  NIL: nothing; BULK: u32+ bytes; INTEGER: u64; ARRAY: u32 number of elements, which
+ *          follow */
+enum result_tag {
+    RESULT_TAG_NIL = 0,
+    RESULT_TAG_BULK = 1,
+    RESULT_TAG_INTEGER = 2,
+    RESULT_TAG_ARRAY = 3
 };
 
 struct result {
@@ -133,6 +194,12 @@ struct result {
 void result_free(struct result *result);
 void result_set_error(struct result *result, enum error_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Makes `result` an array, to be followed by `count` elements. */
+void result_begin_array(struct result *result, uint32_t count);
+void result_add_nil(struct result *result);
+void result_add_bulk(struct result *result, struct slice bytes);
+void result_add_integer(struct result *result, int64_t integer);
+void result_add_array(struct result *result, uint32_t count);
 void result_encode(struct buffer *out, const struct result *result);
 /* Copies what it keeps. */
 enum error_code result_decode(struct slice bytes, struct result *result, struct error *error);

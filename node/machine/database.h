@@ -28,9 +28,9 @@
                              "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                \
     X(STATEMENT_PROJECT_PUT, "UPDATE projects SET epoch = ?2, quota = ?3, used_bytes = ?4, "       \
                              "keys = ?5, digest = ?6 WHERE id = ?1")                               \
-    X(STATEMENT_ROW_FIND, "SELECT expires_at, hash, size, large FROM kv "                          \
+    X(STATEMENT_ROW_FIND, "SELECT expires_at, hash, size, large, version FROM kv "                 \
                           "WHERE project = ?1 AND epoch = ?2 AND key = ?3")                        \
-    X(STATEMENT_ROW_GET, "SELECT expires_at, hash, size, large, value FROM kv "                    \
+    X(STATEMENT_ROW_GET, "SELECT expires_at, hash, size, large, version, value FROM kv "           \
                          "WHERE project = ?1 AND epoch = ?2 AND key = ?3")                         \
     X(STATEMENT_ROW_ADD, "INSERT INTO kv "                                                         \
                          "(project, epoch, key, version, expires_at, hash, size, large, value) "   \
@@ -38,6 +38,16 @@
     X(STATEMENT_ROW_PUT, "UPDATE kv SET version = ?4, expires_at = ?5, hash = ?6, size = ?7, "     \
                          "large = ?8, value = ?9 "                                                 \
                          "WHERE project = ?1 AND epoch = ?2 AND key = ?3")                         \
+    X(STATEMENT_ROW_TOUCH, "UPDATE kv SET version = ?4, expires_at = ?5, hash = ?6 "               \
+                           "WHERE project = ?1 AND epoch = ?2 AND key = ?3")                       \
+    X(STATEMENT_KEYS_AFTER, "SELECT key FROM kv WHERE project = ?1 AND epoch = ?2 AND key > ?3 "   \
+                            "ORDER BY key")                                                        \
+    X(STATEMENT_KEYS_FROM, "SELECT key FROM kv WHERE project = ?1 AND epoch = ?2 AND key >= ?3 "   \
+                           "ORDER BY key")                                                         \
+    X(STATEMENT_KEY_BEFORE, "SELECT key FROM kv WHERE project = ?1 AND epoch = ?2 AND key < ?3 "   \
+                            "ORDER BY key DESC LIMIT 1")                                           \
+    X(STATEMENT_KEY_LAST, "SELECT key FROM kv WHERE project = ?1 AND epoch = ?2 "                  \
+                          "ORDER BY key DESC LIMIT 1")                                             \
     X(STATEMENT_ROW_REMOVE, "DELETE FROM kv WHERE project = ?1 AND epoch = ?2 AND key = ?3")       \
     X(STATEMENT_ROW_ALL, "SELECT project, epoch, key, expires_at, hash, size, large, value "       \
                          "FROM kv ORDER BY project, epoch, key")                                   \

@@ -82,6 +82,13 @@ uint64_t digest_mix(uint64_t value) {
     return value ^ (value >> 31);
 }
 
+/* digest_mix() backwards: the multipliers are the inverses modulo 2^64. */
+static uint64_t unmix(uint64_t value) {
+    value = (value ^ (value >> 31) ^ (value >> 62)) * UINT64_C(0x319642B2D24D8EC3);
+    value = (value ^ (value >> 27) ^ (value >> 54)) * UINT64_C(0x96DE1B173F119089);
+    return value ^ (value >> 30) ^ (value >> 60);
+}
+
 uint64_t digest_seed(struct slice project) {
     return digest_bytes(0, project);
 }
@@ -89,6 +96,11 @@ uint64_t digest_seed(struct slice project) {
 uint64_t digest_row(uint64_t seed, struct slice key, struct slice value, uint64_t expires_at_ms) {
     /* XXH64 folds the length in, so that moving a byte from the key to the value changes both. */
     uint64_t hash = digest_bytes(digest_bytes(seed, key), value);
+    return digest_mix(hash ^ digest_mix(expires_at_ms + GOLDEN_GAMMA));
+}
+
+uint64_t digest_row_moved(uint64_t digest, uint64_t old_expires_at_ms, uint64_t expires_at_ms) {
+    uint64_t hash = unmix(digest) ^ digest_mix(old_expires_at_ms + GOLDEN_GAMMA);
     return digest_mix(hash ^ digest_mix(expires_at_ms + GOLDEN_GAMMA));
 }
 

@@ -22,6 +22,9 @@ uint64_t digest_seed(struct slice project);
  */
 uint64_t digest_row(uint64_t seed, struct slice key, struct slice value, uint64_t expires_at_ms);
 
+/* The digest of the same row with another expiry, without its value. */
+uint64_t digest_row_moved(uint64_t digest, uint64_t old_expires_at_ms, uint64_t expires_at_ms);
+
 /* What a project adds for itself, with or without rows. */
 uint64_t digest_project(uint64_t seed, uint64_t quota);
 

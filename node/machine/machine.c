@@ -278,6 +278,7 @@ void machine_close(struct machine *machine) {
     /* Somebody may still be reading the file of a held snapshot. */
     database_close(&machine->database, machine->holds > 0);
     projects_free(&machine->projects);
+    scan_cursors_free(&machine->cursors);
     buffer_free(&machine->config);
     buffer_free(&machine->held_config);
     mem_free(machine);

@@ -10,6 +10,7 @@
 #include "node/machine/database.h"
 #include "node/machine/machine.h"
 #include "node/machine/projects.h"
+#include "node/machine/scan_cursors.h"
 
 struct machine {
     struct database database;
@@ -19,6 +20,8 @@ struct machine {
     uint64_t garbage; /* epochs that machine_reclaim() has to remove */
     /* The memory does not match the file: reading it back failed after a rollback. */
     bool is_stale;
+
+    struct scan_cursors cursors;
 
     unsigned holds;
     struct machine_snapshot held;
@@ -45,8 +48,9 @@ struct row {
     bool exists;
     uint64_t expires_at_ms; /* 0: never */
     uint64_t hash;
-    uint64_t size;  /* bytes of the value */
-    uint64_t large; /* id in the table of large values, 0 when the value stands inline */
+    uint64_t size;    /* bytes of the value */
+    uint64_t version; /* index of the entry that wrote it last, value or expiry */
+    uint64_t large;   /* id in the table of large values, 0 when the value stands inline */
 };
 
 /* Looks the key up. A NULL project has no keys. */
@@ -59,9 +63,26 @@ enum error_code row_get(struct machine *machine, const struct project *project, 
 enum error_code row_put(struct machine *machine, struct project *project, struct slice key,
                         const struct row *old, struct slice value, uint64_t expires_at_ms,
                         uint64_t version, struct error *error);
+/* Changes only the expiry of the key, whose row_find() returned `old`. */
+enum error_code row_touch(struct machine *machine, struct project *project, struct slice key,
+                          const struct row *old, uint64_t expires_at_ms, uint64_t version,
+                          struct error *error);
 /* Removes the key whose row_find() returned `old`. */
 enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
                            const struct row *old, struct error *error);
+
+/* read_keys.c: reads that walk the keys of a project. The result is filled; the return value is an
+ * error only when the file could not be read. */
+
+enum error_code read_random_key(struct machine *machine, const struct project *project,
+                                const struct command *command, struct result *result,
+                                struct error *error);
+enum error_code read_keys(struct machine *machine, const struct project *project,
+                          const struct command *command, struct result *result,
+                          struct error *error);
+enum error_code read_scan(struct machine *machine, const struct project *project,
+                          const struct command *command, struct result *result,
+                          struct error *error);
 
 /* expiry.c */
 

@@ -8,7 +8,7 @@
  * measurements. */
 enum { ROW_INLINE_MAX = 700, VALUE_LARGE_MIN = 64 };
 
-enum { COLUMN_EXPIRES_AT, COLUMN_HASH, COLUMN_SIZE, COLUMN_LARGE, COLUMN_VALUE };
+enum { COLUMN_EXPIRES_AT, COLUMN_HASH, COLUMN_SIZE, COLUMN_LARGE, COLUMN_VERSION, COLUMN_VALUE };
 
 static bool belongs_in_large(size_t key_size, size_t value_size) {
     return value_size >= VALUE_LARGE_MIN && key_size + value_size > ROW_INLINE_MAX;
@@ -29,6 +29,7 @@ static struct row row_of_columns(const struct machine *machine, enum statement s
         .hash = database_u64(database, statement, COLUMN_HASH),
         .size = database_u64(database, statement, COLUMN_SIZE),
         .large = database_u64(database, statement, COLUMN_LARGE),
+        .version = database_u64(database, statement, COLUMN_VERSION),
     };
 }
 
@@ -170,6 +171,13 @@ static void count_row(struct machine *machine, struct project *project, struct s
     projects_mark_dirty(&machine->projects, project);
 }
 
+/* Keeps the project's bound at or below its first expiry. */
+static void note_expiry(struct machine *machine, struct project *project, uint64_t expires_at_ms) {
+    if (expires_at_ms != 0 && (project->next_expiry == 0 || expires_at_ms < project->next_expiry)) {
+        projects_set_expiry(&machine->projects, project, expires_at_ms);
+    }
+}
+
 enum error_code row_put(struct machine *machine, struct project *project, struct slice key,
                         const struct row *old, struct slice value, uint64_t expires_at_ms,
                         uint64_t version, struct error *error) {
@@ -190,9 +198,29 @@ enum error_code row_put(struct machine *machine, struct project *project, struct
         count_row(machine, project, key, old, -1);
     }
     count_row(machine, project, key, &row, 1);
-    if (expires_at_ms != 0 && (project->next_expiry == 0 || expires_at_ms < project->next_expiry)) {
-        projects_set_expiry(&machine->projects, project, expires_at_ms);
+    note_expiry(machine, project, expires_at_ms);
+    return ERROR_NONE;
+}
+
+enum error_code row_touch(struct machine *machine, struct project *project, struct slice key,
+                          const struct row *old, uint64_t expires_at_ms, uint64_t version,
+                          struct error *error) {
+    ASSERT(old->exists);
+    struct row row = *old;
+    row.expires_at_ms = expires_at_ms;
+    row.hash = digest_row_moved(old->hash, old->expires_at_ms, expires_at_ms);
+    struct database *database = &machine->database;
+    bind_key(machine, STATEMENT_ROW_TOUCH, project, key);
+    database_bind_u64(database, STATEMENT_ROW_TOUCH, 4, version);
+    database_bind_u64(database, STATEMENT_ROW_TOUCH, 5, row.expires_at_ms);
+    database_bind_u64(database, STATEMENT_ROW_TOUCH, 6, row.hash);
+    enum error_code code = database_run(database, STATEMENT_ROW_TOUCH, error);
+    if (code != ERROR_NONE) {
+        return code;
     }
+    count_row(machine, project, key, old, -1);
+    count_row(machine, project, key, &row, 1);
+    note_expiry(machine, project, expires_at_ms);
     return ERROR_NONE;
 }
 

@@ -58,23 +58,66 @@ static void test_each_kind_takes_its_arguments(void **state) {
     static const struct {
         enum command_kind kind;
         bool is_write;
-        uint32_t least;
-        uint32_t most; /* 3: any number */
+        bool may_grow;
+        uint8_t flags;    /* needed for a valid command */
+        const char *args; /* k key, v value, n number; * at the end: any number of rounds */
     } kinds[] = {
-        {COMMAND_SET, true, 2, 2},   {COMMAND_DELETE, true, 1, 3},  {COMMAND_CLEAR, true, 0, 0},
-        {COMMAND_FENCE, true, 0, 0}, {COMMAND_GET, false, 1, 1},    {COMMAND_EXISTS, false, 1, 3},
-        {COMMAND_PTTL, false, 1, 1}, {COMMAND_DBSIZE, false, 0, 0}, {COMMAND_USAGE, false, 0, 0},
+        {COMMAND_SET, true, true, 0, "kv"},
+        {COMMAND_SET, true, true, COMMAND_FLAG_IFEQ, "kvv"},
+        {COMMAND_SET, true, true, COMMAND_FLAG_IFVER, "kvn"},
+        {COMMAND_DELETE, true, false, 0, "k*"},
+        {COMMAND_CLEAR, true, false, 0, ""},
+        {COMMAND_FENCE, true, false, 0, ""},
+        {COMMAND_INCREMENT, true, true, 0, "knn"},
+        {COMMAND_INCREMENT_FLOAT, true, true, 0, "kvn"},
+        {COMMAND_APPEND, true, true, 0, "kvn"},
+        {COMMAND_SETRANGE, true, true, 0, "knvn"},
+        {COMMAND_GETDEL, true, false, 0, "k"},
+        {COMMAND_GETEX, true, false, COMMAND_FLAG_PERSIST, "k"},
+        {COMMAND_PERSIST, true, false, 0, "k"},
+        {COMMAND_RENAME, true, true, COMMAND_FLAG_NX, "kk"},
+        {COMMAND_COPY, true, true, COMMAND_FLAG_REPLACE, "kk"},
+        {COMMAND_SET_MANY, true, true, 0, "kv*"},
+        {COMMAND_DELETE_MATCHING, true, false, COMMAND_FLAG_IFEQ, "kv"},
+        {COMMAND_DELETE_MATCHING, true, false, COMMAND_FLAG_IFVER, "kn"},
+        {COMMAND_GET, false, false, 0, "k"},
+        {COMMAND_EXISTS, false, false, 0, "k*"},
+        {COMMAND_PTTL, false, false, 0, "k"},
+        {COMMAND_DBSIZE, false, false, 0, ""},
+        {COMMAND_USAGE, false, false, 0, ""},
+        {COMMAND_GET_MANY, false, false, 0, "k*"},
+        {COMMAND_STRLEN, false, false, 0, "k"},
+        {COMMAND_GETRANGE, false, false, 0, "knn"},
+        {COMMAND_TYPE, false, false, 0, "k"},
+        {COMMAND_EXPIRETIME, false, false, COMMAND_FLAG_ROUND_S, "k"},
+        {COMMAND_RANDOM_KEY, false, false, 0, "n"},
+        {COMMAND_KEYS, false, false, 0, "v"},
+        {COMMAND_SCAN, false, false, 0, "nnv"},
+        {COMMAND_INSPECT, false, false, 0, "kn"},
+        {COMMAND_GET_VERSION, false, false, 0, "k"},
     };
-    struct slice args[] = {slice_of("a"), slice_of("b"), slice_of("c")};
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        struct command command = {.kind = kinds[i].kind, .project = slice_of("p")};
+        struct command command = {
+            .kind = kinds[i].kind, .flags = kinds[i].flags, .project = slice_of("p")};
+        size_t round = strcspn(kinds[i].args, "*");
+        bool repeats = kinds[i].args[round] == '*';
         assert_int_equal(command_is_write(kinds[i].kind), kinds[i].is_write);
-        for (uint32_t n = 0; n <= 3; n++) {
-            enum error_code expected =
-                n >= kinds[i].least && n <= kinds[i].most ? ERROR_NONE : ERROR_INVALID;
-            assert_int_equal(decode_once(&command, args, n), expected);
+        uint8_t kind = (uint8_t)kinds[i].kind;
+        assert_int_equal(command_may_grow(slice_make(&kind, 1)), kinds[i].may_grow);
+        struct slice args[8];
+        for (uint32_t n = 0; n <= 6; n++) {
+            args[n] = round > 0 && kinds[i].args[n % round] == 'n' ? slice_of("8 bytes.")
+                                                                   : slice_of("key");
+            bool fits = repeats ? n > 0 && n % round == 0 : n == round;
+            assert_int_equal(decode_once(&command, args, n), fits ? ERROR_NONE : ERROR_INVALID);
+            if (n > 0 && fits && kinds[i].args[(n - 1) % round] == 'n') {
+                args[n - 1].size = 7;
+                assert_int_equal(decode_once(&command, args, n), ERROR_INVALID);
+                args[n - 1].size = 8;
+            }
         }
     }
+    assert_false(command_may_grow((struct slice){0}));
     assert_false(command_is_write((enum command_kind)99));
 }
 
@@ -104,8 +147,51 @@ static void test_flags_and_expiry_are_checked(void **state) {
     assert_int_equal(decode_once(&command, args, 1), ERROR_NONE);
     command.expiry_mode = COMMAND_EXPIRY_AT;
     assert_int_equal(decode_once(&command, args, 1), ERROR_INVALID);
-    command = (struct command){.kind = (enum command_kind)5, .project = slice_of("p")};
+    command = (struct command){.kind = (enum command_kind)63, .project = slice_of("p")};
     assert_int_equal(decode_once(&command, NULL, 0), ERROR_INVALID);
+}
+
+/* Flags that contradict each other, and expiries that are missing. */
+static void test_each_kind_checks_its_options(void **state) {
+    (void)state;
+    struct slice args[] = {slice_of("k"), slice_of("value678"), slice_of("value678")};
+    static const struct {
+        enum command_kind kind;
+        unsigned flags;
+        enum command_expiry mode;
+        uint32_t n_args;
+        enum error_code expected;
+    } cases[] = {
+        {COMMAND_SET, COMMAND_FLAG_COUNT | COMMAND_FLAG_NX, COMMAND_EXPIRY_NONE, 2, ERROR_NONE},
+        {COMMAND_SET, COMMAND_FLAG_COUNT | COMMAND_FLAG_GET, COMMAND_EXPIRY_NONE, 2, ERROR_INVALID},
+        {COMMAND_SET, COMMAND_FLAG_IFEQ | COMMAND_FLAG_NX, COMMAND_EXPIRY_NONE, 3, ERROR_INVALID},
+        {COMMAND_SET, COMMAND_FLAG_IFEQ | COMMAND_FLAG_IFVER, COMMAND_EXPIRY_NONE, 3,
+         ERROR_INVALID},
+        {COMMAND_SET, COMMAND_FLAG_IFEQ, COMMAND_EXPIRY_AT, 3, ERROR_NONE},
+        {COMMAND_EXPIRE, 0, COMMAND_EXPIRY_NONE, 1, ERROR_INVALID},
+        {COMMAND_EXPIRE, COMMAND_FLAG_XX | COMMAND_FLAG_GT, COMMAND_EXPIRY_AT, 1, ERROR_NONE},
+        {COMMAND_EXPIRE, COMMAND_FLAG_NX | COMMAND_FLAG_LT, COMMAND_EXPIRY_AT, 1, ERROR_INVALID},
+        {COMMAND_EXPIRE, COMMAND_FLAG_GT | COMMAND_FLAG_LT, COMMAND_EXPIRY_AT, 1, ERROR_INVALID},
+        {COMMAND_GETEX, 0, COMMAND_EXPIRY_NONE, 1, ERROR_INVALID},
+        {COMMAND_GETEX, 0, COMMAND_EXPIRY_AFTER, 1, ERROR_NONE},
+        {COMMAND_GETEX, COMMAND_FLAG_PERSIST, COMMAND_EXPIRY_AFTER, 1, ERROR_INVALID},
+        {COMMAND_DELETE_MATCHING, 0, COMMAND_EXPIRY_NONE, 1, ERROR_INVALID},
+        {COMMAND_PERSIST, 0, COMMAND_EXPIRY_AFTER, 1, ERROR_INVALID},
+        {COMMAND_GETDEL, COMMAND_FLAG_NX, COMMAND_EXPIRY_NONE, 1, ERROR_INVALID},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct command command = {.kind = cases[i].kind,
+                                  .flags = (uint8_t)cases[i].flags,
+                                  .expiry_mode = cases[i].mode,
+                                  .project = slice_of("p")};
+        assert_int_equal(decode_once(&command, args, cases[i].n_args), cases[i].expected);
+    }
+    uint8_t pattern[LIMIT_PATTERN_SIZE + 1] = {0};
+    struct command keys = {.kind = COMMAND_KEYS, .project = slice_of("p")};
+    args[0] = slice_make(pattern, LIMIT_PATTERN_SIZE);
+    assert_int_equal(decode_once(&keys, args, 1), ERROR_NONE);
+    args[0].size++;
+    assert_int_equal(decode_once(&keys, args, 1), ERROR_TOOBIG);
 }
 
 static void test_sizes_are_limited(void **state) {
@@ -253,6 +339,16 @@ static void test_results_survive_the_round_trip(void **state) {
     assert_result_survives(&result);
     result.kind = RESULT_INTEGERS;
     assert_result_survives(&result);
+    result.kind = RESULT_STATUS;
+    assert_result_survives(&result);
+    result_begin_array(&result, 4);
+    result_add_nil(&result);
+    result_add_array(&result, 2);
+    result_add_array(&result, 0);
+    result_add_bulk(&result, slice_of("inner"));
+    result_add_integer(&result, -1);
+    result_add_bulk(&result, slice_of(""));
+    assert_result_survives(&result);
     result_set_error(&result, ERROR_QUOTA, "%d of %d", 3, 2);
     assert_true(slice_equal(buffer_slice(&result.data), slice_of("3 of 2")));
     assert_result_survives(&result);
@@ -262,7 +358,13 @@ static void test_results_survive_the_round_trip(void **state) {
 static void test_malformed_results_do_not_decode(void **state) {
     (void)state;
     const struct result malformed[] = {
-        {.kind = (enum result_kind)6},
+        {.kind = (enum result_kind)8},
+        {.kind = RESULT_ARRAY},
+        /* One nil is promised and two come; an unknown tag; more elements than bytes. */
+        {.kind = RESULT_ARRAY, .data = {(uint8_t *)"\1\0\0\0\0\0", 6, 6}},
+        {.kind = RESULT_ARRAY, .data = {(uint8_t *)"\1\0\0\0\4", 5, 5}},
+        {.kind = RESULT_ARRAY, .data = {(uint8_t *)"\377\377\377\377\0", 5, 5}},
+        {.kind = RESULT_ARRAY, .data = {(uint8_t *)"\1\0\0\0\3\377\377\377\377", 9, 9}},
         {.kind = RESULT_OK, .code = ERROR_IO},
         {.kind = RESULT_ERROR},
         {.kind = RESULT_ERROR, .code = (enum error_code)200},
@@ -293,6 +395,7 @@ int main(void) {
         cmocka_unit_test(test_set_survives_the_round_trip),
         cmocka_unit_test(test_each_kind_takes_its_arguments),
         cmocka_unit_test(test_flags_and_expiry_are_checked),
+        cmocka_unit_test(test_each_kind_checks_its_options),
         cmocka_unit_test(test_sizes_are_limited),
         cmocka_unit_test(test_a_cut_command_does_not_decode),
         cmocka_unit_test(test_batch_survives_the_round_trip),

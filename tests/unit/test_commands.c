@@ -9,7 +9,8 @@
 #include <ctype.h>
 #include <stdio.h>
 
-#include "node/glob.h"
+#include "base/glob.h"
+#include "base/number.h"
 #include "node/output.h"
 #include "node/resp_commands.h"
 
@@ -63,7 +64,7 @@ static void test_integers(void **state) {
                 {"9223372036854775807", INT64_MAX},
                 {"-9223372036854775808", INT64_MIN}};
     for (unsigned i = 0; i < sizeof good / sizeof good[0]; i++) {
-        assert_true(call_parse_integer(slice_of(good[i].text), &number));
+        assert_true(number_parse_integer(slice_of(good[i].text), &number));
         assert_int_equal(number, good[i].value);
     }
     const char *bad[] = {"",
@@ -81,7 +82,7 @@ static void test_integers(void **state) {
                          "-9223372036854775809",
                          "111111111111111111111"};
     for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_false(call_parse_integer(slice_of(bad[i]), &number));
+        assert_false(number_parse_integer(slice_of(bad[i]), &number));
     }
 }
 

@@ -16,6 +16,7 @@ enum {
     BULK = PROJECTS - 1, /* this one has keys enough for more than one purge step */
     SMALL_KEYS = 60,
     BULK_KEYS = 9000,
+    COUNTERS = 3, /* first keys of a project, which are incremented */
     OPERATIONS = 250000,
     MAX_PENDING = 12, /* entries applied in one transaction, at most */
     RECOUNT_EVERY = 400
@@ -24,6 +25,7 @@ enum {
 struct model_row {
     bool exists;
     uint64_t expires_at_ms;
+    uint64_t version;
     size_t size;
     uint8_t *value;
 };
@@ -57,12 +59,15 @@ static size_t expected_capacity;
 static struct buffer pending[MAX_PENDING];
 static struct machine_entry entries[MAX_PENDING];
 static unsigned n_pending;
+static uint64_t batch_index; /* of the entry that is being made */
 static uint64_t operations;
 /* How often the run came to what it is for. */
 static uint64_t purged_rows;
 static uint64_t partial_purges;
 static uint64_t quota_refusals;
 static uint64_t clears;
+static uint64_t increments;
+static uint64_t conditions_held;
 
 static uint64_t below(uint64_t bound) {
     return prng_below(&prng, bound);
@@ -231,7 +236,7 @@ static struct result model_set(const struct set *set, uint64_t now_ms, uint64_t 
     if (row->exists) {
         model_drop(project, set->key);
     }
-    *row = (struct model_row){true, expires_at_ms, set->size, set->value};
+    *row = (struct model_row){true, expires_at_ms, batch_index, set->size, set->value};
     project->keys++;
     project->used_bytes += new_bytes;
     return result;
@@ -328,6 +333,394 @@ static void bulk_sets(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
     }
 }
 
+/* Commands that change a value: the model stores the new one through model_set(), which knows of
+ * quotas, and then puts the command's own answer in the place of SET's. */
+
+struct change {
+    struct command command;
+    struct slice args[4];
+    uint32_t n_args;
+    unsigned project;
+    unsigned key;
+    uint64_t now_ms;
+    uint64_t quota;
+    uint8_t limit[8];
+};
+
+static struct model_row *row_of(const struct change *change) {
+    return &model.projects[change->project].rows[change->key];
+}
+
+static void add_number(struct change *change, uint8_t bytes[8], uint64_t number) {
+    bytes_put_u64(bytes, number);
+    change->args[change->n_args++] = slice_make(bytes, 8);
+}
+
+static void send_change(struct buffer *batch, const struct change *change) {
+    batch_add(batch, &change->command, change->args, change->n_args);
+}
+
+/* Stores a new value under the old expiry and answers `good`, unless the limit or quota refuses. */
+static void model_change(const struct change *change, struct slice value, struct result good) {
+    uint64_t limit = bytes_get_u64(change->limit);
+    struct result result = {0};
+    if (value.size > limit) {
+        result_set_error(&result, ERROR_TOOBIG,
+                         "value of %zu bytes exceeds the limit of %" PRIu64 " bytes (max_value)",
+                         value.size, limit);
+        result_free(&good);
+        expect(result);
+        return;
+    }
+    struct set set = {.project = change->project,
+                      .key = change->key,
+                      .value = mem_dup(value.data, value.size),
+                      .size = value.size,
+                      .flags = COMMAND_FLAG_KEEPTTL};
+    result = model_set(&set, change->now_ms, change->quota);
+    if (result.kind == RESULT_ERROR) {
+        result_free(&good);
+        expect(result);
+        return;
+    }
+    result_free(&result);
+    expect(good);
+}
+
+static void random_append(struct buffer *batch, struct change *change) {
+    struct model_row *row = row_of(change);
+    struct buffer value = {0};
+    size_t size;
+    uint8_t *added = random_value(&size);
+    if (row->exists) {
+        buffer_append(&value, row->value, row->size);
+    }
+    buffer_append(&value, added, size);
+    change->command.kind = COMMAND_APPEND;
+    change->args[change->n_args++] = slice_make(added, size);
+    add_number(change, change->limit, below(8) == 0 ? 100 : 1 << 20);
+    send_change(batch, change);
+    model_change(change, buffer_slice(&value),
+                 (struct result){.kind = RESULT_INTEGER, .integer = (int64_t)value.size});
+    mem_free(added);
+    buffer_free(&value);
+}
+
+static void random_setrange(struct buffer *batch, struct change *change) {
+    struct model_row *row = row_of(change);
+    size_t size;
+    uint8_t offset_bytes[8];
+    uint64_t offset = below(300);
+    uint8_t *patch = random_value(&size);
+    size_t old_size = row->exists ? row->size : 0;
+    size_t total = offset + size > old_size ? offset + size : old_size;
+    uint8_t *value = mem_zalloc(total + 1, 1);
+    if (old_size > 0) {
+        memcpy(value, row->value, old_size);
+    }
+    memcpy(value + offset, patch, size);
+    change->command.kind = COMMAND_SETRANGE;
+    add_number(change, offset_bytes, offset);
+    change->args[change->n_args++] = slice_make(patch, size);
+    add_number(change, change->limit, below(8) == 0 ? 100 : 1 << 20);
+    send_change(batch, change);
+    if (size == 0) {
+        expect((struct result){.kind = RESULT_INTEGER, .integer = (int64_t)old_size});
+    } else {
+        model_change(change, slice_make(value, total),
+                     (struct result){.kind = RESULT_INTEGER, .integer = (int64_t)total});
+    }
+    mem_free(patch);
+    mem_free(value);
+}
+
+/* Half of the counters hold no number, since other commands write to the same keys. */
+static void random_increment(struct buffer *batch, struct change *change) {
+    struct model_row *row = row_of(change);
+    uint8_t delta_bytes[8];
+    int64_t delta = below(20) == 0 ? INT64_MAX : (int64_t)below(1000) - 500;
+    char text[32] = "0";
+    char *end = text;
+    int64_t sum = 0;
+    if (row->exists && row->size < sizeof text) {
+        memcpy(text, row->value, row->size);
+        text[row->size] = '\0';
+    }
+    bool is_number = !row->exists || (row->size > 0 && row->size < 20);
+    int64_t old = is_number ? strtoll(text, &end, 10) : 0;
+    char again[32];
+    snprintf(again, sizeof again, "%" PRId64, old);
+    is_number =
+        is_number && strcmp(text, again) == 0 && (!row->exists || strlen(text) == row->size);
+    change->command.kind = COMMAND_INCREMENT;
+    add_number(change, delta_bytes, (uint64_t)delta);
+    add_number(change, change->limit, 1 << 20);
+    send_change(batch, change);
+    struct result result = {0};
+    if (!is_number) {
+        result_set_error(&result, ERROR_INVALID, "value is not an integer or out of range");
+        expect(result);
+        return;
+    }
+    if (__builtin_add_overflow(old, delta, &sum)) {
+        result_set_error(&result, ERROR_INVALID, "increment or decrement would overflow");
+        expect(result);
+        return;
+    }
+    snprintf(text, sizeof text, "%" PRId64, sum);
+    increments++;
+    model_change(change, slice_of(text), (struct result){.kind = RESULT_INTEGER, .integer = sum});
+}
+
+static void random_getdel(struct buffer *batch, struct change *change) {
+    struct model_row *row = row_of(change);
+    struct result result = {.kind = row->exists ? RESULT_BULK : RESULT_NIL};
+    change->command.kind = COMMAND_GETDEL;
+    send_change(batch, change);
+    if (row->exists) {
+        buffer_append(&result.data, row->value, row->size);
+        model_drop(&model.projects[change->project], change->key);
+    }
+    expect(result);
+}
+
+/* Gives an existing row another expiry, 0 for none; one that has passed deletes it. */
+static void model_expire(const struct change *change, uint64_t expires_at_ms) {
+    struct model_row *row = row_of(change);
+    if (expires_at_ms != 0 && expires_at_ms <= change->now_ms) {
+        model_drop(&model.projects[change->project], change->key);
+    } else if (expires_at_ms != row->expires_at_ms) {
+        row->expires_at_ms = expires_at_ms;
+        row->version = batch_index;
+    }
+}
+
+static uint64_t random_expiry(struct change *change) {
+    bool is_relative = below(2) == 0;
+    uint64_t at_ms = change->now_ms + below(4000) - (is_relative ? 0 : 200);
+    change->command.expiry_mode = is_relative ? COMMAND_EXPIRY_AFTER : COMMAND_EXPIRY_AT;
+    change->command.expiry_ms = is_relative ? at_ms - change->now_ms : at_ms;
+    return at_ms;
+}
+
+static void random_expire(struct buffer *batch, struct change *change) {
+    static const unsigned flags[] = {0,
+                                     COMMAND_FLAG_NX,
+                                     COMMAND_FLAG_XX,
+                                     COMMAND_FLAG_GT,
+                                     COMMAND_FLAG_LT,
+                                     COMMAND_FLAG_XX | COMMAND_FLAG_GT};
+    const struct model_row *row = row_of(change);
+    unsigned flag = flags[below(sizeof(flags) / sizeof(flags[0]))];
+    change->command.kind = COMMAND_EXPIRE;
+    change->command.flags = (uint8_t)flag;
+    uint64_t at_ms = random_expiry(change);
+    uint64_t old_ms = row->expires_at_ms;
+    send_change(batch, change);
+    bool refused = !row->exists || ((flag & COMMAND_FLAG_NX) && old_ms != 0) ||
+                   ((flag & COMMAND_FLAG_XX) && old_ms == 0) ||
+                   ((flag & COMMAND_FLAG_GT) && (old_ms == 0 || at_ms <= old_ms)) ||
+                   ((flag & COMMAND_FLAG_LT) && old_ms != 0 && at_ms >= old_ms);
+    if (!refused) {
+        model_expire(change, at_ms);
+    }
+    expect((struct result){.kind = RESULT_INTEGER, .integer = !refused});
+}
+
+static void random_persist(struct buffer *batch, struct change *change) {
+    const struct model_row *row = row_of(change);
+    bool had_expiry = row->exists && row->expires_at_ms != 0;
+    change->command.kind = COMMAND_PERSIST;
+    send_change(batch, change);
+    if (had_expiry) {
+        model_expire(change, 0);
+    }
+    expect((struct result){.kind = RESULT_INTEGER, .integer = had_expiry});
+}
+
+static void random_getex(struct buffer *batch, struct change *change) {
+    const struct model_row *row = row_of(change);
+    uint64_t at_ms = 0;
+    change->command.kind = COMMAND_GETEX;
+    if (below(3) == 0) {
+        change->command.flags = COMMAND_FLAG_PERSIST;
+    } else {
+        at_ms = random_expiry(change);
+    }
+    send_change(batch, change);
+    struct result result = {.kind = row->exists ? RESULT_BULK : RESULT_NIL};
+    if (row->exists) {
+        buffer_append(&result.data, row->value, row->size);
+        model_expire(change, at_ms);
+    }
+    expect(result);
+}
+
+/* RENAME and COPY, whose second key is another one or the same. */
+static void random_copy(struct buffer *batch, struct change *change) {
+    bool renames = below(2) == 0;
+    bool flagged = below(2) == 0;
+    struct model_project *project = &model.projects[change->project];
+    unsigned target = below(10) == 0 ? change->key : (unsigned)below(project->n_keys);
+    struct model_row *from = &project->rows[change->key];
+    struct model_row *to = &project->rows[target];
+    change->command.kind = renames ? COMMAND_RENAME : COMMAND_COPY;
+    change->command.flags = (uint8_t)(!flagged  ? 0
+                                      : renames ? COMMAND_FLAG_NX
+                                                : COMMAND_FLAG_REPLACE);
+    change->args[change->n_args++] = key_name(target);
+    send_change(batch, change);
+    bool overwrites = renames ? !flagged : flagged;
+    bool moves = from->exists && from != to && (overwrites || !to->exists);
+    struct result result = {.kind = RESULT_INTEGER, .integer = moves};
+    if (renames && !from->exists) {
+        result_set_error(&result, ERROR_GENERIC, "no such key");
+    } else if (renames && !flagged) {
+        result = (struct result){.kind = RESULT_OK};
+    }
+    if (moves) {
+        uint64_t bytes = key_name(target).size + from->size;
+        uint64_t removed =
+            (renames ? bytes : 0) + (to->exists ? key_name(target).size + to->size : 0);
+        uint64_t wanted = project->used_bytes - removed + bytes;
+        if (bytes > removed && wanted > project->quota) {
+            quota_refusals++;
+            result_set_error(&result, ERROR_QUOTA, "project %s: %" PRIu64 " of %" PRIu64 " bytes",
+                             project_names[change->project], wanted, project->quota);
+        } else {
+            struct model_row copy = *from;
+            copy.value = mem_dup(from->value, from->size);
+            copy.version = batch_index;
+            if (to->exists) {
+                model_drop(project, target);
+            }
+            *to = copy;
+            project->keys++;
+            project->used_bytes += bytes;
+            if (renames) {
+                model_drop(project, change->key);
+            }
+        }
+    }
+    expect(result);
+}
+
+/* A few keys of which some may be the same; all are stored or none. */
+static void random_set_many(struct buffer *batch, struct change *change) {
+    enum { PAIRS = 3 };
+    struct model_project *project = &model.projects[change->project];
+    struct slice args[2 * PAIRS];
+    unsigned keys[PAIRS];
+    size_t sizes[PAIRS];
+    uint8_t *values[PAIRS];
+    bool only_new = below(2) == 0;
+    bool some_exist = false;
+    uint64_t added = 0, removed = 0;
+    for (unsigned i = 0; i < PAIRS; i++) {
+        keys[i] = below(4) == 0 ? change->key : (unsigned)below(project->n_keys);
+        values[i] = random_value(&sizes[i]);
+        args[2 * i] = key_name(keys[i]);
+        args[2 * i + 1] = slice_make(values[i], sizes[i]);
+        some_exist = some_exist || project->rows[keys[i]].exists;
+    }
+    for (unsigned i = 0; i < PAIRS; i++) {
+        bool is_last = true;
+        for (unsigned j = i + 1; j < PAIRS; j++) {
+            is_last = is_last && keys[j] != keys[i];
+        }
+        const struct model_row *row = &project->rows[keys[i]];
+        if (is_last) {
+            added += args[2 * i].size + sizes[i];
+            removed += row->exists ? args[2 * i].size + row->size : 0;
+        }
+    }
+    change->command.kind = COMMAND_SET_MANY;
+    change->command.flags = only_new ? COMMAND_FLAG_NX : 0;
+    batch_add(batch, &change->command, args, 2 * PAIRS);
+    uint64_t quota = project->exists ? project->quota : change->quota;
+    uint64_t wanted = project->used_bytes - removed + added;
+    struct result result = {.kind = only_new ? RESULT_INTEGER : RESULT_OK};
+    bool blocked = only_new && some_exist;
+    bool refused = !blocked && added > removed && wanted > quota;
+    result.integer = only_new && !blocked;
+    if (refused) {
+        quota_refusals++;
+        result_set_error(&result, ERROR_QUOTA, "project %s: %" PRIu64 " of %" PRIu64 " bytes",
+                         project_names[change->project], wanted, quota);
+    }
+    for (unsigned i = 0; i < PAIRS; i++) {
+        struct set set = {
+            .project = change->project, .key = keys[i], .value = values[i], .size = sizes[i]};
+        if (blocked || refused) {
+            mem_free(values[i]);
+            continue;
+        }
+        /* The quota was checked for all together; one by one it may be passed on the way. */
+        uint64_t kept = project->quota;
+        bool existed = project->exists;
+        project->quota = UINT64_MAX;
+        struct result each = model_set(&set, change->now_ms, UINT64_MAX);
+        project->quota = existed ? kept : change->quota;
+        result_free(&each);
+    }
+    expect(result);
+}
+
+/* SET and DELEX on the condition of a value or a version, which half of the time holds. */
+static void random_conditional(struct buffer *batch, struct change *change) {
+    struct model_project *project = &model.projects[change->project];
+    struct model_row *row = row_of(change);
+    bool deletes = below(2) == 0;
+    bool by_version = below(2) == 0;
+    bool holds = below(2) == 0;
+    uint8_t version[8];
+    uint8_t *value = mem_dup("changed", 7);
+    struct slice wrong = slice_of("no value is like this one");
+    if (!deletes) {
+        change->args[change->n_args++] = slice_make(value, 7);
+    }
+    change->command.kind = deletes ? COMMAND_DELETE_MATCHING : COMMAND_SET;
+    if (by_version) {
+        change->command.flags = COMMAND_FLAG_IFVER;
+        add_number(change, version, holds ? (row->exists ? row->version : 0) : UINT64_MAX);
+    } else {
+        holds = holds && row->exists;
+        change->command.flags = COMMAND_FLAG_IFEQ;
+        change->args[change->n_args++] = holds ? slice_make(row->value, row->size) : wrong;
+    }
+    send_change(batch, change);
+    conditions_held += holds;
+    if (deletes) {
+        holds = holds && row->exists;
+        if (holds) {
+            model_drop(project, change->key);
+        }
+        expect((struct result){.kind = RESULT_INTEGER, .integer = holds});
+    } else if (holds) {
+        struct set set = {
+            .project = change->project, .key = change->key, .value = value, .size = 7};
+        expect(model_set(&set, change->now_ms, change->quota));
+        return;
+    } else {
+        expect((struct result){.kind = RESULT_NIL});
+    }
+    mem_free(value);
+}
+
+static void random_change(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
+    static void (*const changes[])(struct buffer * batch, struct change * change) = {
+        random_append, random_setrange, random_increment,  random_increment,
+        random_getdel, random_expire,   random_persist,    random_getex,
+        random_copy,   random_set_many, random_conditional};
+    struct change change = {.project = (unsigned)below(PROJECTS), .now_ms = now_ms, .quota = quota};
+    size_t which = (size_t)below(sizeof(changes) / sizeof(changes[0]));
+    bool counts = changes[which] == random_increment;
+    change.key = (unsigned)below(counts ? COUNTERS : model.projects[change.project].n_keys);
+    change.command.project = slice_of(project_names[change.project]);
+    change.args[change.n_args++] = key_name(change.key);
+    changes[which](batch, &change);
+}
+
 static void random_batch(struct buffer *batch) {
     static uint64_t time_ms = 1000;
     time_ms += below(10) == 0 ? below(3000) : below(20);
@@ -345,8 +738,10 @@ static void random_batch(struct buffer *batch) {
     uint64_t n = below(20);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t pick = below(1000);
-        if (pick < 700) {
+        if (pick < 350) {
             random_set(batch, now_ms, quota);
+        } else if (pick < 850) {
+            random_change(batch, now_ms, quota);
         } else if (pick < 990) {
             random_delete(batch);
         } else if (pick < 995) {
@@ -418,6 +813,18 @@ static void compare_reads(struct fixture *fixture) {
             assert_int_equal(result.kind, RESULT_NIL);
         }
         result_free(&result);
+        result = fixture_read(fixture, COMMAND_GET_VERSION, 0, project_names[p], &key, 1);
+        if (row->exists) {
+            struct result wanted = {0};
+            result_begin_array(&wanted, 2);
+            result_add_bulk(&wanted, slice_make(row->value, row->size));
+            result_add_integer(&wanted, (int64_t)row->version);
+            assert_same_result(&result, &wanted, 0);
+            result_free(&wanted);
+        } else {
+            assert_int_equal(result.kind, RESULT_NIL);
+        }
+        result_free(&result);
         result = fixture_read(fixture, COMMAND_PTTL, 0, project_names[p], &key, 1);
         int64_t left_ms =
             row->expires_at_ms != 0 ? (int64_t)(row->expires_at_ms - model.clock_ms) : -1;
@@ -453,8 +860,9 @@ static void housekeeping(struct fixture *fixture, bool reclaims) {
 static void run_transaction(uint64_t *index) {
     n_pending = 1 + (unsigned)below(MAX_PENDING);
     for (unsigned i = 0; i < n_pending; i++) {
+        batch_index = ++*index;
         random_batch(&pending[i]);
-        entries[i] = (struct machine_entry){.index = ++*index,
+        entries[i] = (struct machine_entry){.index = batch_index,
                                             .term = 1,
                                             .kind = MACHINE_COMMANDS,
                                             .payload = buffer_slice(&pending[i])};
@@ -497,6 +905,7 @@ static void test_machine_follows_the_model(void **state) {
                   " refusals by quota, %" PRIu64 " clears\n",
                   operations, index, purged_rows, partial_purges, quota_refusals, clears);
     assert_true(purged_rows > 0 && partial_purges > 0 && quota_refusals > 0 && clears > 0);
+    assert_true(increments > 0 && conditions_held > 0);
 }
 
 static int setup(void **state) {

@@ -437,9 +437,214 @@ static void test_results(void **state) {
     assert_int_equal(t.wakes, 6);
 }
 
+/* What each command submits: kind, flags and arguments; a number stands as its value. */
+static void test_commands_become_operations(void **state) {
+    (void)state;
+    enum { LIMIT = 1048576 }; /* max_value of this host */
+    const struct {
+        const char *input;
+        enum command_kind kind;
+        uint8_t flags;
+        uint32_t n_args;
+        int64_t number; /* the argument that `number_at` names */
+        uint32_t number_at;
+    } cases[] = {
+        {"INCR a\r\n", COMMAND_INCREMENT, 0, 3, 1, 1},
+        {"DECR a\r\n", COMMAND_INCREMENT, 0, 3, -1, 1},
+        {"INCRBY a -7\r\n", COMMAND_INCREMENT, 0, 3, -7, 1},
+        {"DECRBY a 7\r\n", COMMAND_INCREMENT, 0, 3, -7, 1},
+        {"DECRBY a 7\r\n", COMMAND_INCREMENT, 0, 3, LIMIT, 2},
+        {"INCRBYFLOAT a 1.5\r\n", COMMAND_INCREMENT_FLOAT, 0, 3, LIMIT, 2},
+        {"APPEND a b\r\n", COMMAND_APPEND, 0, 3, LIMIT, 2},
+        {"SETRANGE a 5 b\r\n", COMMAND_SETRANGE, 0, 4, 5, 1},
+        {"SETRANGE a 5 b\r\n", COMMAND_SETRANGE, 0, 4, LIMIT, 3},
+        {"GETRANGE a 0 -1\r\n", COMMAND_GETRANGE, 0, 3, -1, 2},
+        {"SUBSTR a -2 3\r\n", COMMAND_GETRANGE, 0, 3, -2, 1},
+        {"GETSET a b\r\n", COMMAND_SET, COMMAND_FLAG_GET, 2, 0, 0},
+        {"SETNX a b\r\n", COMMAND_SET, COMMAND_FLAG_NX | COMMAND_FLAG_COUNT, 2, 0, 0},
+        {"GETDEL a\r\n", COMMAND_GETDEL, 0, 1, 0, 0},
+        {"GETEX a\r\n", COMMAND_GET, 0, 1, 0, 0},
+        {"GETEX a PERSIST\r\n", COMMAND_GETEX, COMMAND_FLAG_PERSIST, 1, 0, 0},
+        {"MSET a 1 b 2\r\n", COMMAND_SET_MANY, 0, 4, 0, 0},
+        {"MSETNX a 1\r\n", COMMAND_SET_MANY, COMMAND_FLAG_NX, 2, 0, 0},
+        {"MGET a b a\r\n", COMMAND_GET_MANY, 0, 3, 0, 0},
+        {"STRLEN a\r\n", COMMAND_STRLEN, 0, 1, 0, 0},
+        {"PERSIST a\r\n", COMMAND_PERSIST, 0, 1, 0, 0},
+        {"RENAME a b\r\n", COMMAND_RENAME, 0, 2, 0, 0},
+        {"RENAMENX a b\r\n", COMMAND_RENAME, COMMAND_FLAG_NX, 2, 0, 0},
+        {"COPY a b\r\n", COMMAND_COPY, 0, 2, 0, 0},
+        {"COPY a b DB 0 replace\r\n", COMMAND_COPY, COMMAND_FLAG_REPLACE, 2, 0, 0},
+        {"TOUCH a b\r\n", COMMAND_EXISTS, 0, 2, 0, 0},
+        {"FLUSHALL sync\r\n", COMMAND_CLEAR, 0, 0, 0, 0},
+        {"TYPE a\r\n", COMMAND_TYPE, 0, 1, 0, 0},
+        {"EXPIRETIME a\r\n", COMMAND_EXPIRETIME, COMMAND_FLAG_ROUND_S, 1, 0, 0},
+        {"PEXPIRETIME a\r\n", COMMAND_EXPIRETIME, 0, 1, 0, 0},
+        {"RANDOMKEY\r\n", COMMAND_RANDOM_KEY, 0, 1, 0, 0},
+        {"KEYS *\r\n", COMMAND_KEYS, 0, 1, 0, 0},
+        {"SCAN 0\r\n", COMMAND_SCAN, 0, 3, 10, 1},
+        {"SCAN 77 COUNT 5 MATCH x* TYPE string\r\n", COMMAND_SCAN, 0, 3, 77, 0},
+        {"SCAN 77 COUNT 5 MATCH x*\r\n", COMMAND_SCAN, 0, 3, 5, 1},
+        {"OBJECT ENCODING a\r\n", COMMAND_INSPECT, 0, 2, COMMAND_ASPECT_ENCODING, 1},
+        {"OBJECT FREQ a\r\n", COMMAND_INSPECT, 0, 2, COMMAND_ASPECT_FREQ, 1},
+        {"OBJECT IDLETIME a\r\n", COMMAND_INSPECT, 0, 2, COMMAND_ASPECT_IDLETIME, 1},
+        {"OBJECT REFCOUNT a\r\n", COMMAND_INSPECT, 0, 2, COMMAND_ASPECT_REFCOUNT, 1},
+        {"MEMORY USAGE a SAMPLES 5\r\n", COMMAND_INSPECT, 0, 2, COMMAND_ASPECT_MEMORY, 1},
+        {"GETVER a\r\n", COMMAND_GET_VERSION, 0, 1, 0, 0},
+        {"DELEX a\r\n", COMMAND_DELETE, 0, 1, 0, 0},
+        {"DELEX a IFEQ b\r\n", COMMAND_DELETE_MATCHING, COMMAND_FLAG_IFEQ, 2, 0, 0},
+        {"DELEX a IFVER 9\r\n", COMMAND_DELETE_MATCHING, COMMAND_FLAG_IFVER, 2, 9, 1},
+        {"SET a b IFEQ c GET\r\n", COMMAND_SET, COMMAND_FLAG_IFEQ | COMMAND_FLAG_GET, 3, 0, 0},
+        {"SET a b IFVER 0\r\n", COMMAND_SET, COMMAND_FLAG_IFVER, 3, 0, 2},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        feed(cases[i].input);
+        struct command command = command_of(i);
+        assert_int_equal(command.kind, cases[i].kind);
+        assert_int_equal(command.flags, cases[i].flags);
+        assert_int_equal(command.n_args, cases[i].n_args);
+        assert_int_equal(t.ops[i]->is_write, command_is_write(command.kind));
+        struct reader reader = reader_make(command.args);
+        for (uint32_t j = 0; j < command.n_args; j++) {
+            struct slice arg = command_next_arg(&reader);
+            if (j == cases[i].number_at && (cases[i].number != 0 || j > 0)) {
+                assert_int_equal(arg.size, 8);
+                assert_true((int64_t)bytes_get_u64(arg.data) == cases[i].number);
+            }
+        }
+        complete_ok(i);
+        assert_string_equal(sent_by(t.session), "+OK\r\n");
+    }
+}
+
+static void test_expiry_commands(void **state) {
+    (void)state;
+    const struct {
+        const char *input;
+        enum command_kind kind;
+        uint8_t flags;
+        enum command_expiry mode;
+        uint64_t expiry_ms;
+    } cases[] = {
+        {"EXPIRE a 10\r\n", COMMAND_EXPIRE, 0, COMMAND_EXPIRY_AFTER, 10000},
+        {"EXPIRE a -10 gt xx\r\n", COMMAND_EXPIRE, COMMAND_FLAG_GT | COMMAND_FLAG_XX,
+         COMMAND_EXPIRY_AFTER, 0},
+        {"PEXPIRE a 10 NX\r\n", COMMAND_EXPIRE, COMMAND_FLAG_NX, COMMAND_EXPIRY_AFTER, 10},
+        {"EXPIREAT a 10 LT\r\n", COMMAND_EXPIRE, COMMAND_FLAG_LT, COMMAND_EXPIRY_AT, 10000},
+        {"PEXPIREAT a 0\r\n", COMMAND_EXPIRE, 0, COMMAND_EXPIRY_AT, 0},
+        {"GETEX a EX 3\r\n", COMMAND_GETEX, 0, COMMAND_EXPIRY_AFTER, 3000},
+        {"GETEX a PXAT 3\r\n", COMMAND_GETEX, 0, COMMAND_EXPIRY_AT, 3},
+        {"SETEX a 3 v\r\n", COMMAND_SET, 0, COMMAND_EXPIRY_AFTER, 3000},
+        {"PSETEX a 3 v\r\n", COMMAND_SET, 0, COMMAND_EXPIRY_AFTER, 3},
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        feed(cases[i].input);
+        struct command command = command_of(i);
+        assert_int_equal(command.kind, cases[i].kind);
+        assert_int_equal(command.flags, cases[i].flags);
+        assert_int_equal(command.expiry_mode, cases[i].mode);
+        assert_true(command.expiry_ms == cases[i].expiry_ms);
+        complete_integer(i, 1);
+        assert_string_equal(sent_by(t.session), ":1\r\n");
+    }
+}
+
+static void test_refusals_as_redis_words_them(void **state) {
+    (void)state;
+    const char *const not_integer[] = {
+        "INCRBY a x",      "INCRBY a 1.5",      "DECRBY a \"\"",
+        "SETRANGE a x v",  "GETRANGE a x 1",    "GETRANGE a 1 x",
+        "EXPIRE a x",      "PEXPIREAT a 1.5",   "SETEX a x v",
+        "COPY a b DB x",   "SCAN 0 COUNT x",    "SET a b IFVER -1",
+        "SET a b IFVER x", "DELEX a IFVER 1.5", "MEMORY USAGE a SAMPLES x"};
+    const char *const syntax[] = {
+        "GETEX a EX",         "GETEX a NOPE",          "GETEX a EX 1 PERSIST",
+        "COPY a b NOPE",      "COPY a b DB",           "SCAN 0 MATCH",
+        "SCAN 0 NOPE x",      "SCAN 0 COUNT 0",        "DELEX a IFEQ",
+        "DELEX a NX 1",       "SET a b IFEQ c NX",     "SET a b IFEQ c IFVER 1",
+        "SET a b IFVER 1 XX", "MEMORY USAGE a NOPE 1", "FLUSHALL now"};
+    const struct {
+        const char *input;
+        const char *reply;
+    } others[] = {
+        {"DECRBY a -9223372036854775808\r\n", "-ERR decrement would overflow\r\n"},
+        {"INCRBYFLOAT a x\r\n", "-ERR value is not a valid float\r\n"},
+        {"SETRANGE a -1 v\r\n", "-ERR offset is out of range\r\n"},
+        {"MSET a 1 b\r\n", "-ERR wrong number of arguments for 'mset' command\r\n"},
+        {"MSETNX a 1 b\r\n", "-ERR wrong number of arguments for 'msetnx' command\r\n"},
+        {"SETEX a 0 v\r\n", "-ERR invalid expire time in 'setex' command\r\n"},
+        {"PSETEX a -1 v\r\n", "-ERR invalid expire time in 'psetex' command\r\n"},
+        {"GETEX a EX 0\r\n", "-ERR invalid expire time in 'getex' command\r\n"},
+        {"EXPIRE a 9223372036854775807\r\n", "-ERR invalid expire time in 'expire' command\r\n"},
+        {"EXPIRE a -9223372036854775807\r\n", "-ERR invalid expire time in 'expire' command\r\n"},
+        {"EXPIRE a 1 NOPE\r\n", "-ERR Unsupported option NOPE\r\n"},
+        {"EXPIRE a 1 NX GT\r\n",
+         "-ERR NX and XX, GT or LT options at the same time are not compatible\r\n"},
+        {"EXPIRE a 1 GT LT\r\n", "-ERR GT and LT options at the same time are not compatible\r\n"},
+        {"COPY a a\r\n", "-ERR source and destination objects are the same\r\n"},
+        {"COPY a b DB 1\r\n", "-ERR DB index is out of range\r\n"},
+        {"SCAN x\r\n", "-ERR invalid cursor\r\n"},
+        {"SCAN -1\r\n", "-ERR invalid cursor\r\n"},
+        {"OBJECT NOPE a\r\n", "-ERR unknown subcommand 'NOPE'. Try OBJECT HELP.\r\n"},
+        {"INCR \"\"\r\n", "-TOOBIG key of 0 bytes is outside the limits of 1 to 65536 bytes\r\n"},
+        /* No key has another type: answered at once. */
+        {"SCAN 5 TYPE list\r\n", "*2\r\n$1\r\n0\r\n*0\r\n"},
+    };
+    char input[128];
+    for (unsigned i = 0; i < sizeof not_integer / sizeof not_integer[0]; i++) {
+        snprintf(input, sizeof input, "%s\r\n", not_integer[i]);
+        assert_reply(input, "-ERR value is not an integer or out of range\r\n");
+    }
+    for (unsigned i = 0; i < sizeof syntax / sizeof syntax[0]; i++) {
+        snprintf(input, sizeof input, "%s\r\n", syntax[i]);
+        assert_reply(input, "-ERR syntax error\r\n");
+    }
+    for (unsigned i = 0; i < sizeof others / sizeof others[0]; i++) {
+        assert_reply(others[i].input, others[i].reply);
+    }
+    struct buffer pattern = {0};
+    buffer_append_slice(&pattern, slice_of("KEYS "));
+    for (int i = 0; i <= LIMIT_PATTERN_SIZE; i++) {
+        buffer_put_u8(&pattern, '*');
+    }
+    buffer_append(&pattern, "\r\n", 3);
+    assert_reply((const char *)pattern.data,
+                 "-TOOBIG pattern of 1025 bytes exceeds the limit of 1024 bytes\r\n");
+    buffer_free(&pattern);
+    assert_int_equal(t.n_ops, 0);
+}
+
+static struct result example_array(void) {
+    struct result array = {0};
+    result_begin_array(&array, 4);
+    result_add_bulk(&array, slice_of("a"));
+    result_add_nil(&array);
+    result_add_integer(&array, -5);
+    result_add_array(&array, 1);
+    result_add_bulk(&array, slice_of(""));
+    return array;
+}
+
+static void test_arrays_and_words(void **state) {
+    (void)state;
+    feed("MGET a b\r\nTYPE a\r\n");
+    struct result word = {.kind = RESULT_STATUS};
+    buffer_append_slice(&word.data, slice_of("string"));
+    complete(1, word);
+    complete(0, example_array());
+    assert_string_equal(sent_by(t.session),
+                        "*4\r\n$1\r\na\r\n$-1\r\n:-5\r\n*1\r\n$0\r\n\r\n+string\r\n");
+    feed("HELLO 3\r\n");
+    (void)sent_by(t.session);
+    feed("MGET a b\r\nGET a\r\n");
+    complete(2, example_array());
+    complete(3, (struct result){.kind = RESULT_NIL});
+    assert_string_equal(sent_by(t.session), "*4\r\n$1\r\na\r\n_\r\n:-5\r\n*1\r\n$0\r\n\r\n_\r\n");
+    assert_int_equal(t.host.stats.errors, 0);
+}
+
 static void test_server_commands(void **state) {
     (void)state;
-    assert_reply("COMMAND COUNT\r\n", ":20\r\n");
+    assert_reply("COMMAND COUNT\r\n", ":59\r\n");
     assert_reply("COMMAND INFO nosuch get\r\n",
                  "*2\r\n*-1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n"
                  ":1\r\n*2\r\n+@read\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n");
@@ -450,11 +655,11 @@ static void test_server_commands(void **state) {
     feed("COMMAND DOCS client|id\r\n");
     assert_memory_equal(sent_by(t.session), "*2\r\n$9\r\nclient|id\r\n", 18);
     feed("COMMAND\r\n");
-    assert_memory_equal(sent_by(t.session), "*20\r\n*10\r\n", 10);
+    assert_memory_equal(sent_by(t.session), "*59\r\n*10\r\n", 10);
     feed("COMMAND DOCS\r\n");
-    assert_memory_equal(sent_by(t.session), "*40\r\n$4\r\nauth\r\n", 15);
+    assert_memory_equal(sent_by(t.session), "*118\r\n$6\r\nappend\r\n", 18);
     feed("COMMAND LIST\r\n");
-    assert_memory_equal(sent_by(t.session), "*20\r\n$4\r\nauth\r\n", 15);
+    assert_memory_equal(sent_by(t.session), "*59\r\n$6\r\nappend\r\n", 17);
     assert_reply("COMMAND NOPE\r\n", "-ERR unknown subcommand 'NOPE'. Try COMMAND HELP.\r\n");
     assert_reply("CONFIG GET save\r\n", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n");
     assert_reply("CONFIG GET APPEND* nothing\r\n", "*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n");
@@ -754,6 +959,10 @@ int main(void) {
         TEST(test_sizes_are_refused_in_words),
         TEST(test_key_commands),
         TEST(test_results),
+        TEST(test_commands_become_operations),
+        TEST(test_expiry_commands),
+        TEST(test_refusals_as_redis_words_them),
+        TEST(test_arrays_and_words),
         TEST(test_server_commands),
         TEST(test_replies_keep_the_order_of_commands),
         TEST(test_a_write_waits_for_reads),

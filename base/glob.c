@@ -1,4 +1,4 @@
-#include "node/glob.h"
+#include "base/glob.h"
 
 static uint8_t fold(uint8_t c, bool ignore_case) {
     return ignore_case && c >= 'A' && c <= 'Z' ? (uint8_t)(c + ('a' - 'A')) : c;

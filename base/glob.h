@@ -1,7 +1,7 @@
 /* Glob patterns as Redis has them: * ? [abc] [^a-z] and \ before a character that means itself.
  * Pure. Time is at most pattern bytes times text bytes: no pattern makes it blow up. */
-#ifndef NODE_GLOB_H
-#define NODE_GLOB_H
+#ifndef BASE_GLOB_H
+#define BASE_GLOB_H
 
 #include <stdbool.h>
 
