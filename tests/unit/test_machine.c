@@ -978,6 +978,332 @@ static void test_many_projects(void **state) {
     fixture_recount(&f);
 }
 
+/* Commands of one key and a few numbers. */
+
+static void put_command(enum command_kind kind, unsigned flags, const char *const *texts,
+                        const uint64_t *numbers, const char *shape) {
+    struct command command = {.kind = kind, .flags = (uint8_t)flags, .project = slice_of("p")};
+    uint8_t bytes[4][8];
+    struct slice args[4];
+    uint32_t n = 0;
+    for (uint32_t words = 0, count = 0; shape[n] != '\0'; n++) {
+        if (shape[n] == 'n') {
+            bytes_put_u64(bytes[n], numbers[count++]);
+            args[n] = slice_make(bytes[n], 8);
+        } else {
+            args[n] = slice_of(texts[words++]);
+        }
+    }
+    batch_add(&f.batch, &command, args, n);
+}
+
+static void add_float(const char *key, const char *increment, uint64_t limit) {
+    const char *texts[] = {key, increment};
+    put_command(COMMAND_INCREMENT_FLOAT, 0, texts, &limit, "kvn");
+}
+
+static void increment(const char *key, int64_t delta, uint64_t limit) {
+    uint64_t numbers[] = {(uint64_t)delta, limit};
+    put_command(COMMAND_INCREMENT, 0, &key, numbers, "knn");
+}
+
+static void test_floats_are_written_as_redis_does(void **state) {
+    (void)state;
+    static const struct {
+        const char *increment;
+        const char *sum;
+    } steps[] = {{"0.1", "0.1"},   {"0.2", "0.3"}, {"-0.3", "0"},
+                 {"5e3", "5000"},  {"-0", "5000"}, {"1e20", "100000000000000005000"},
+                 {"-1e20", "5000"}};
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        at(1000);
+        add_float("k", steps[i].increment, 1000);
+        fixture_apply(&f);
+        expect_bulk(0, steps[i].sum);
+        fixture_expect(&f, "p", "k", steps[i].sum);
+    }
+    at(1000);
+    set("p", "word", "x");
+    add_float("word", "1", 1000);
+    add_float("k", "inf", 1000);
+    add_float("k", "0.25", 5);
+    add_float("k", "1e4000", 1000);
+    fixture_apply(&f);
+    expect_error(1, ERROR_INVALID, "value is not a valid float");
+    expect_error(2, ERROR_INVALID, "increment would produce NaN or Infinity");
+    expect_error(3, ERROR_TOOBIG, "value of 7 bytes exceeds the limit of 5 bytes (max_value)");
+    expect_result(4, RESULT_ERROR); /* 4001 digits */
+    fixture_expect(&f, "p", "k", "5000");
+    fixture_recount(&f);
+}
+
+static void test_results_keep_to_the_limit_of_their_command(void **state) {
+    (void)state;
+    const char *append[] = {"k", "56"};
+    const char *patch[] = {"k", "x"};
+    uint64_t five = 5;
+    uint64_t six = 6;
+    uint64_t far[] = {UINT64_MAX, UINT64_MAX};
+    uint64_t at_five[] = {5, 5};
+    at(1000);
+    set("p", "k", "1234");
+    put_command(COMMAND_APPEND, 0, append, &five, "kvn");
+    put_command(COMMAND_SETRANGE, 0, patch, at_five, "knvn");
+    put_command(COMMAND_SETRANGE, 0, patch, far, "knvn");
+    increment("k", 99999, 5);
+    put_command(COMMAND_APPEND, 0, append, &six, "kvn");
+    fixture_apply(&f);
+    expect_error(1, ERROR_TOOBIG, "value of 6 bytes exceeds the limit of 5 bytes (max_value)");
+    expect_error(2, ERROR_TOOBIG, "value of 6 bytes exceeds the limit of 5 bytes (max_value)");
+    /* The hard limit holds whatever the command says. */
+    expect_error(3, ERROR_TOOBIG,
+                 "value of 18446744073709551615 bytes exceeds the limit of 67108864 bytes "
+                 "(max_value)");
+    expect_error(4, ERROR_TOOBIG, "value of 6 bytes exceeds the limit of 5 bytes (max_value)");
+    expect_result(5, RESULT_INTEGER);
+    fixture_expect(&f, "p", "k", "123456");
+    fixture_recount(&f);
+}
+
+static void expect_texts(const struct result *result, const char *const *texts, uint32_t n) {
+    struct result wanted = {0};
+    result_begin_array(&wanted, n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (texts[i] != NULL) {
+            result_add_bulk(&wanted, slice_of(texts[i]));
+        } else {
+            result_add_nil(&wanted);
+        }
+    }
+    assert_int_equal(result->kind, RESULT_ARRAY);
+    assert_true(slice_equal(buffer_slice(&result->data), buffer_slice(&wanted.data)));
+    result_free(&wanted);
+}
+
+static void expect_inspect(uint64_t aspect, const char *key, const char *text, int64_t number) {
+    uint8_t bytes[8];
+    bytes_put_u64(bytes, aspect);
+    struct slice args[] = {slice_of(key), slice_make(bytes, 8)};
+    struct result result = fixture_read(&f, COMMAND_INSPECT, 0, "p", args, 2);
+    if (text != NULL) {
+        result_assert_bulk(&result, slice_of(text));
+    } else {
+        assert_int_equal(result.integer, number);
+    }
+    result_free(&result);
+}
+
+static void test_reads_of_values_and_keys(void **state) {
+    (void)state;
+    at(1000);
+    set("p", "num", "123");
+    set("p", "short", "abc");
+    set("p", "long", "a value that is too long to be kept together with its object");
+    set_with("timed", "x", 0, COMMAND_EXPIRY_AT, 5500);
+    set("other", "num", "4");
+    fixture_apply(&f);
+    struct slice names[] = {slice_of("num"), slice_of("missing"), slice_of("num")};
+    const char *values[] = {"123", NULL, "123"};
+    struct result result = fixture_read(&f, COMMAND_GET_MANY, 0, "p", names, 3);
+    expect_texts(&result, values, 3);
+    result_free(&result);
+    assert_int_equal(fixture_number(&f, COMMAND_STRLEN, 0, "p", "short"), 3);
+    assert_int_equal(fixture_number(&f, COMMAND_STRLEN, 0, "p", "missing"), 0);
+    assert_int_equal(fixture_number(&f, COMMAND_EXPIRETIME, 0, "p", "timed"), 5500);
+    assert_int_equal(fixture_number(&f, COMMAND_EXPIRETIME, COMMAND_FLAG_ROUND_S, "p", "timed"), 6);
+    assert_int_equal(fixture_number(&f, COMMAND_EXPIRETIME, 0, "p", "num"), -1);
+    assert_int_equal(fixture_number(&f, COMMAND_EXPIRETIME, 0, "p", "missing"), -2);
+    expect_inspect(COMMAND_ASPECT_ENCODING, "num", "int", 0);
+    expect_inspect(COMMAND_ASPECT_ENCODING, "short", "embstr", 0);
+    expect_inspect(COMMAND_ASPECT_ENCODING, "long", "raw", 0);
+    expect_inspect(COMMAND_ASPECT_REFCOUNT, "num", NULL, 1);
+    expect_inspect(COMMAND_ASPECT_IDLETIME, "num", NULL, 0);
+    expect_inspect(COMMAND_ASPECT_MEMORY, "num", NULL, 6);
+    static const struct {
+        const char *pattern;
+        const char *keys[4];
+        uint32_t n;
+    } patterns[] = {{"*", {"long", "num", "short", "timed"}, 4},
+                    {"n*", {"num"}, 1},
+                    {"?[ui]m*", {"num", "timed"}, 2},
+                    {"num", {"num"}, 1},
+                    {"", {NULL}, 0},
+                    {"zz*", {NULL}, 0},
+                    {"\\num", {"num"}, 1}};
+    for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
+        struct slice pattern = slice_of(patterns[i].pattern);
+        result = fixture_read(&f, COMMAND_KEYS, 0, "p", &pattern, 1);
+        expect_texts(&result, patterns[i].keys, patterns[i].n);
+        result_free(&result);
+    }
+}
+
+static void test_any_key_may_come_at_random(void **state) {
+    (void)state;
+    static const char *const keys[] = {"a",       "ab",      "abc",     "user:1",
+                                       "user:22", "user:23", "\xff\xff"};
+    enum { KEYS = sizeof(keys) / sizeof(keys[0]) };
+    unsigned seen[KEYS] = {0};
+    uint8_t seed[8] = {0};
+    struct slice arg = slice_make(seed, 8);
+    struct result none = fixture_read(&f, COMMAND_RANDOM_KEY, 0, "p", &arg, 1);
+    assert_int_equal(none.kind, RESULT_NIL);
+    at(1000);
+    for (unsigned i = 0; i < KEYS; i++) {
+        set("p", keys[i], "v");
+    }
+    fixture_apply(&f);
+    for (uint64_t i = 0; i < 2000; i++) {
+        bytes_put_u64(seed, i);
+        struct result result = fixture_read(&f, COMMAND_RANDOM_KEY, 0, "p", &arg, 1);
+        assert_int_equal(result.kind, RESULT_BULK);
+        unsigned k = 0;
+        while (k < KEYS && !slice_equal(buffer_slice(&result.data), slice_of(keys[k]))) {
+            k++;
+        }
+        assert_true(k < KEYS);
+        seen[k]++;
+        result_free(&result);
+    }
+    for (unsigned k = 0; k < KEYS; k++) {
+        assert_true(seen[k] > 0);
+    }
+}
+
+/* SCAN. */
+
+enum { SCAN_KEYS = 300 };
+
+struct scan {
+    uint64_t cursor;
+    unsigned calls;
+    unsigned seen[SCAN_KEYS];
+};
+
+/* One call; counts the keys "key-NNN" that it answers. */
+static void scan_step(struct scan *scan, uint64_t count, const char *pattern) {
+    uint8_t numbers[2][8];
+    bytes_put_u64(numbers[0], scan->cursor);
+    bytes_put_u64(numbers[1], count);
+    struct slice args[] = {slice_make(numbers[0], 8), slice_make(numbers[1], 8), slice_of(pattern)};
+    struct result result = fixture_read(&f, COMMAND_SCAN, 0, "p", args, 3);
+    assert_int_equal(result.kind, RESULT_ARRAY);
+    struct reader reader = reader_make(buffer_slice(&result.data));
+    assert_int_equal(reader_u32(&reader), 2);
+    assert_int_equal(reader_u8(&reader), RESULT_TAG_BULK);
+    struct slice cursor = reader_bytes(&reader);
+    char text[32] = {0};
+    assert_true(cursor.size < sizeof text);
+    memcpy(text, cursor.data, cursor.size);
+    scan->cursor = strtoull(text, NULL, 10);
+    assert_true(scan->cursor < UINT64_C(1) << 53);
+    assert_int_equal(reader_u8(&reader), RESULT_TAG_ARRAY);
+    uint32_t n = reader_u32(&reader);
+    assert_true(n <= count);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(reader_u8(&reader), RESULT_TAG_BULK);
+        struct slice key = reader_bytes(&reader);
+        memcpy(text, key.data, key.size);
+        text[key.size] = '\0';
+        unsigned number = (unsigned)strtoul(text + 4, NULL, 10);
+        assert_true(number < SCAN_KEYS);
+        scan->seen[number]++;
+    }
+    assert_true(reader_done(&reader));
+    result_free(&result);
+    scan->calls++;
+}
+
+static void make_scan_keys(void) {
+    at(1000);
+    for (unsigned i = 0; i < SCAN_KEYS; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "key-%03u", i);
+        set("p", key, "v");
+    }
+    fixture_apply(&f);
+}
+
+static void delete_key(unsigned number) {
+    char key[16];
+    snprintf(key, sizeof key, "key-%03u", number);
+    struct slice name = slice_of(key);
+    at(1000);
+    batch_delete(&f.batch, "p", &name, 1);
+    fixture_apply(&f);
+}
+
+static void test_a_scan_sees_each_key_once(void **state) {
+    (void)state;
+    struct scan empty = {0};
+    scan_step(&empty, 10, "*");
+    assert_true(empty.cursor == 0);
+    make_scan_keys();
+    for (uint64_t count = 1; count < 2 * SCAN_KEYS; count = 3 * count + 1) {
+        struct scan scan = {0};
+        do {
+            scan_step(&scan, count, "*");
+        } while (scan.cursor != 0);
+        for (unsigned i = 0; i < SCAN_KEYS; i++) {
+            assert_int_equal(scan.seen[i], 1);
+        }
+        assert_int_equal(scan.calls, (SCAN_KEYS + count - 1) / count);
+    }
+    struct scan matching = {0};
+    do {
+        scan_step(&matching, 7, "key-00[12]");
+    } while (matching.cursor != 0);
+    for (unsigned i = 0; i < SCAN_KEYS; i++) {
+        assert_int_equal(matching.seen[i], i == 1 || i == 2);
+    }
+}
+
+/* Between two calls the process may start anew, which forgets where scans stand, and keys may go,
+ * among them the one that the cursor stands for. */
+static void test_a_scan_misses_nothing_that_stays(void **state) {
+    (void)state;
+    make_scan_keys();
+    struct scan scan = {0};
+    bool deleted[SCAN_KEYS] = {0};
+    do {
+        scan_step(&scan, 10, "*");
+        unsigned last = 0;
+        for (unsigned i = 0; i < SCAN_KEYS; i++) {
+            last = scan.seen[i] > 0 ? i : last;
+        }
+        if (scan.calls % 3 == 0) {
+            fixture_reopen(&f);
+        }
+        /* With the table at hand; and twice without, so that the scan begins anew. */
+        if (scan.cursor != 0 && (scan.calls % 3 == 1 || scan.calls == 6 || scan.calls == 12) &&
+            !deleted[last]) {
+            deleted[last] = true;
+            delete_key(last);
+        }
+        assert_true(scan.calls < SCAN_KEYS);
+    } while (scan.cursor != 0);
+    bool repeated = false;
+    for (unsigned i = 0; i < SCAN_KEYS; i++) {
+        assert_true(scan.seen[i] > 0 || deleted[i]);
+        repeated = repeated || scan.seen[i] > 1;
+    }
+    assert_true(repeated);
+}
+
+static void test_a_cursor_of_cleared_keys_begins_anew(void **state) {
+    (void)state;
+    make_scan_keys();
+    struct scan scan = {0};
+    scan_step(&scan, 200, "*");
+    at(1000);
+    batch_plain(&f.batch, COMMAND_CLEAR, "p");
+    set("p", "key-001", "v");
+    fixture_apply(&f);
+    scan_step(&scan, 200, "*");
+    assert_true(scan.cursor == 0);
+    assert_int_equal(scan.seen[1], 2);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -1016,6 +1342,13 @@ int main(void) {
         TEST(test_grouping_does_not_show_in_the_digest),
         TEST(test_the_digest_tells_states_apart),
         TEST(test_many_projects),
+        TEST(test_floats_are_written_as_redis_does),
+        TEST(test_results_keep_to_the_limit_of_their_command),
+        TEST(test_reads_of_values_and_keys),
+        TEST(test_any_key_may_come_at_random),
+        TEST(test_a_scan_sees_each_key_once),
+        TEST(test_a_scan_misses_nothing_that_stays),
+        TEST(test_a_cursor_of_cleared_keys_begins_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
