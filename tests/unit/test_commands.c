@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "base/glob.h"
+#include "base/mem.h"
 #include "base/number.h"
 #include "node/output.h"
 #include "node/resp_commands.h"
@@ -183,12 +184,100 @@ static void test_large_buffers_are_not_copied(void **state) {
     output_free(&output);
 }
 
+/* docs/commands.md lists every verb in a row "| `NAME syntax` | summary | ...". */
+
+static char *read_page(void) {
+    FILE *file = fopen(SOURCE_DIR "/docs/commands.md", "r");
+    assert_non_null(file);
+    struct buffer text = {0};
+    char piece[4096];
+    size_t size;
+    while ((size = fread(piece, 1, sizeof piece, file)) > 0) {
+        buffer_append(&text, piece, size);
+    }
+    fclose(file);
+    buffer_put_u8(&text, 0);
+    return (char *)text.data;
+}
+
+static void put_upper(struct buffer *out, const char *text) {
+    for (; *text != '\0'; text++) {
+        buffer_put_u8(out, (uint8_t)toupper((unsigned char)*text));
+    }
+}
+
+/* Checks the row of one verb. */
+static void check_row(const char *page, const struct verb *container, const struct verb *verb) {
+    struct buffer row = {0};
+    buffer_append_slice(&row, slice_of("\n| `"));
+    if (container != NULL) {
+        put_upper(&row, container->name);
+        buffer_put_u8(&row, ' ');
+    }
+    put_upper(&row, verb->name);
+    if (verb->syntax[0] != '\0') {
+        buffer_put_u8(&row, ' ');
+    }
+    for (const char *c = verb->syntax; *c != '\0'; c++) {
+        /* A bar would end the cell. */
+        buffer_append(&row, "\\", *c == '|');
+        buffer_put_u8(&row, (uint8_t)*c);
+    }
+    buffer_append_slice(&row, slice_of("` | "));
+    buffer_append_slice(&row, slice_of(verb->summary));
+    buffer_append(&row, " | ", 4);
+    if (strstr(page, (const char *)row.data) == NULL) {
+        fail_msg("docs/commands.md lacks the row:%s", (const char *)row.data);
+    }
+    buffer_free(&row);
+}
+
+static void test_the_page_lists_every_command(void **state) {
+    (void)state;
+    char *page = read_page();
+    unsigned count;
+    unsigned listed = 0;
+    const struct verb *verbs = verb_table(&count);
+    unsigned expected = count;
+    for (unsigned i = 0; i < count; i++) {
+        check_row(page, NULL, &verbs[i]);
+        for (unsigned j = 0; j < verbs[i].n_subcommands; j++) {
+            check_row(page, &verbs[i], &verbs[i].subcommands[j]);
+        }
+        expected += verbs[i].n_subcommands;
+    }
+    for (const char *row = page; (row = strstr(row, "\n| `")) != NULL; row++) {
+        listed++;
+    }
+    assert_int_equal(listed, expected); /* and none that is no more */
+    mem_free(page);
+}
+
+static void test_floats(void **state) {
+    (void)state;
+    long double number;
+    assert_true(number_parse_float(slice_of("-1.5e3"), &number) && number == -1500);
+    assert_true(number_parse_float(slice_of("0x10"), &number) && number == 16);
+    assert_true(number_parse_float(slice_of("inf"), &number));
+    const char *bad[] = {"", " 1", "1 ", "x", "nan", "1e99999", "1e-99999", "1.5.5", "--1"};
+    for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(number_parse_float(slice_of(bad[i]), &number));
+    }
+    assert_false(number_parse_float(slice_make("1\0", 2), &number));
+    static char longest[5 * 1024];
+    memset(longest, '0', sizeof longest);
+    assert_false(number_parse_float(slice_make(longest, sizeof longest), &number));
+    assert_true(number_parse_float(slice_make(longest, sizeof longest - 1), &number));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table_is_sorted_and_complete),
         cmocka_unit_test(test_lookup),
         cmocka_unit_test(test_integers),
         cmocka_unit_test(test_globs),
+        cmocka_unit_test(test_the_page_lists_every_command),
+        cmocka_unit_test(test_floats),
         cmocka_unit_test(test_output_keeps_order),
         cmocka_unit_test(test_large_buffers_are_not_copied),
     };
