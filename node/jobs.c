@@ -173,6 +173,13 @@ static void run_checkpoint(struct job *job, struct machine *machine) {
     }
 }
 
+static void run_mark(struct job *job, struct machine *machine) {
+    struct machine_state state = machine_state(machine);
+    job->durable_index = state.applied_index;
+    job->durable_config_index = state.config_index;
+    buffer_append_slice(&job->config, machine_config(machine));
+}
+
 static void run_hold(struct job *job, struct machine *machine) {
     job->code = machine_snapshot_hold(machine, &job->snapshot, &job->config, &job->error);
     job->durable_index = job->snapshot.index;
@@ -204,6 +211,12 @@ void job_run(struct job *job, struct machine **machine, const struct machine_opt
     case JOB_READ:
         run_read(job, *machine);
         break;
+    case JOB_MARK:
+        run_mark(job, *machine);
+        break;
+    case JOB_FOLD:
+        job->code = machine_fold(options, job->fold_bytes, &job->complete, &job->error);
+        return;
     case JOB_CHECKPOINT:
         run_checkpoint(job, *machine);
         break;

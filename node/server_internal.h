@@ -22,6 +22,8 @@ enum {
     SERVER_DUTY_MS = 500, /* disk space, leadership balance, checkpoints */
     SERVER_DIGESTS = 64,  /* remembered per shard, to compare with the others' */
     SERVER_BALANCE_AFTER_MS = 5000,
+    SERVER_SAY_AGAIN_MS =
+        10000, /* between two lines about a peer that is refused again and again */
     SERVER_STOP_TRANSFER_MS = 3000, /* how long a stop waits for leaderships to be taken over */
     SERVER_STOP_GRACE_MS = 1000     /* and for replies to leave */
 };
@@ -66,7 +68,8 @@ struct server {
     struct log_request bootstrap;
     struct payload *bootstrap_config;
     bool bootstrapping;
-    char refusal[256]; /* what a peer said when it refused this node, or empty */
+    uint64_t refused_said_ms; /* when a refused peer was last logged */
+    char refusal[256];        /* what a peer said when it refused this node, or empty */
 
     bool disk_low;
     uint64_t disk_free;

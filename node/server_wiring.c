@@ -300,7 +300,11 @@ static bool peers_check(void *data, uint64_t node, uint64_t incarnation, struct 
                     "lost its disk, or somebody else uses its id; it must not vote under its old "
                     "identity: see the replace procedure in docs/operations.md",
                     (unsigned long long)node);
-    say_error("refused a peer", "node=%llu reason=%s", (unsigned long long)node, error->message);
+    if (server_now(server) >= server->refused_said_ms + SERVER_SAY_AGAIN_MS) {
+        server->refused_said_ms = server_now(server);
+        say_error("refused a peer", "node=%llu reason=%s", (unsigned long long)node,
+                  error->message);
+    }
     return false;
 }
 

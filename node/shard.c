@@ -13,7 +13,10 @@ enum {
     STALL_RETRY_MS = 500,       /* after the state machine ran out of space */
     IDLE_CHECKPOINT_MS = 20000, /* an idle shard's WAL is folded in after this time */
     RETAIN_MS = 60000,          /* how long the log waits for a follower that got a snapshot */
-    WAL_BYTES = 16 << 20        /* a longer WAL would make its checkpoint a noticeable pause */
+    FOLD_BYTES = 1 << 20,       /* a longer WAL is folded in beside other jobs first */
+    HOLD_RETRY_MS = 1000,       /* after a snapshot could not be held */
+    WAL_BYTES = 16 << 20,       /* checkpoint when the WAL has grown by this */
+    WAL_BYTES_MAX = 64 << 20    /* a longer WAL is started anew, which is a pause */
 };
 
 static uint64_t now_of(const struct shard *shard) {
@@ -34,6 +37,7 @@ void shard_init(struct shard *shard, const struct shard_options *options,
 }
 
 void shard_free(struct shard *shard) {
+    ASSERT(shard->mark == NULL);
     buffer_free(&shard->received_config);
     mem_free(shard->received_path);
 }
@@ -79,6 +83,9 @@ static void apply_done(struct job *job) {
     }
     shard->state = job->state;
     shard->wal_bytes = job->wal_bytes;
+    if (shard->wal_bytes < shard->wal_folded) {
+        shard->wal_folded = 0; /* nothing was left to move, and it started anew by itself */
+    }
     /* A job may have been carried out in part before space ran out. */
     uint64_t first = job->entries[0].index;
     bool progressed = job->state.applied_index >= first;
@@ -336,22 +343,71 @@ static unsigned trailing_of(const struct shard *shard, uint64_t durable_index) {
     return (unsigned)trailing;
 }
 
-static void checkpoint_done(struct job *job) {
-    struct shard *shard = job->data;
+static void verify_received(struct shard *shard);
+
+/* The database file holds everything up to job->durable_index: the log may go. */
+static void end_checkpoint(struct shard *shard, const struct job *job) {
     shard->checkpointing = false;
-    shard->state = job->state;
-    shard->wal_bytes = job->wal_bytes;
-    if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
-        assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
-    }
-    if (job->code == ERROR_NONE && job->durable_index > 0) {
+    if (job->durable_index > 0) {
         shard->durable_index = job->durable_index;
         group_cut(shard->group, now_of(shard), job->durable_index, job->durable_config_index,
                   buffer_slice(&job->config), trailing_of(shard, job->durable_index));
         shard->bytes_since_cut = 0;
         shard->entries_since_cut = 0;
     }
+    if (shard->verify_is_waiting) {
+        shard->verify_is_waiting = false;
+        verify_received(shard);
+    }
+}
+
+static void checkpoint_done(struct job *job) {
+    struct shard *shard = job->data;
+    shard->state = job->state;
+    shard->wal_bytes = job->wal_bytes;
+    shard->wal_folded = 0;
+    if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
+        assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
+    }
+    if (job->code != ERROR_NONE) {
+        job->durable_index = 0;
+    }
+    end_checkpoint(shard, job);
     job_free(job);
+}
+
+static void submit_checkpoint(struct shard *shard) {
+    shard->options.port.submit(
+        shard->options.port.data,
+        job_new(JOB_CHECKPOINT, shard->options.number, checkpoint_done, shard));
+}
+
+/* Everything up to the mark is durable, and the state machine went on meanwhile. Only when the WAL
+ * has grown long does it have to pause, so that the WAL can start anew. */
+static void fold_done(struct job *job) {
+    struct shard *shard = job->data;
+    struct job *mark = shard->mark;
+    if (job->code == ERROR_CORRUPT) {
+        assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
+    }
+    bool enough = job->code == ERROR_NONE && job->complete && shard->wal_bytes < WAL_BYTES_MAX;
+    job_free(job);
+    shard->mark = NULL;
+    if (enough) {
+        shard->wal_folded = mark->wal_bytes;
+        end_checkpoint(shard, mark);
+    } else {
+        submit_checkpoint(shard); /* which will meet what went wrong, too */
+    }
+    job_free(mark);
+}
+
+static void mark_done(struct job *job) {
+    struct shard *shard = job->data;
+    struct job *fold = job_new(JOB_FOLD, shard->options.number, fold_done, shard);
+    fold->fold_bytes = job->wal_bytes;
+    shard->mark = job;
+    shard->options.port.submit(shard->options.port.data, fold);
 }
 
 static void checkpoint(struct shard *shard) {
@@ -361,9 +417,12 @@ static void checkpoint(struct shard *shard) {
     }
     shard->checkpointing = true;
     shard->checkpoint_after_ms = 0;
-    shard->options.port.submit(
-        shard->options.port.data,
-        job_new(JOB_CHECKPOINT, shard->options.number, checkpoint_done, shard));
+    if (shard->wal_bytes < FOLD_BYTES) {
+        submit_checkpoint(shard);
+        return;
+    }
+    shard->options.port.submit(shard->options.port.data,
+                               job_new(JOB_MARK, shard->options.number, mark_done, shard));
 }
 
 void shard_want_checkpoint(struct shard *shard) {
@@ -397,6 +456,7 @@ static void hold_done(struct job *job) {
     mem_free(hold);
     if (job->code != ERROR_NONE) {
         port->on_event(port->data, shard->options.number, "cannot hold a snapshot", to);
+        shard->hold_after_ms = now_of(shard) + HOLD_RETRY_MS;
         shard->holds--;
         job_free(job);
         return;
@@ -419,7 +479,8 @@ static void hold_done(struct job *job) {
 
 void shard_on_snapshot_needed(struct shard *shard, uint64_t to) {
     /* One at a time per shard: the next follower's turn comes with libraft's next request. */
-    if (shard->holds > 0 || shard->checkpointing || shard->state.config_index == 0) {
+    if (shard->holds > 0 || shard->checkpointing || shard->state.config_index == 0 ||
+        now_of(shard) < shard->hold_after_ms) {
         return;
     }
     struct hold *hold = mem_zalloc(1, sizeof *hold);
@@ -499,6 +560,12 @@ static void verify_done(struct job *job) {
     port->submit(port->data, install);
 }
 
+static void verify_received(struct shard *shard) {
+    struct job *verify = job_new(JOB_VERIFY, shard->options.number, verify_done, shard);
+    verify->path = mem_strdup(shard->received_path);
+    shard->options.port.submit(shard->options.port.data, verify);
+}
+
 void shard_on_snapshot_received(struct shard *shard, uint64_t from,
                                 const struct snapshot_info *info, const char *path) {
     struct shard_port *port = &shard->options.port;
@@ -513,9 +580,12 @@ void shard_on_snapshot_received(struct shard *shard, uint64_t from,
     buffer_free(&shard->received_config);
     buffer_append_slice(&shard->received_config, info->config);
     shard->received.config = buffer_slice(&shard->received_config);
-    struct job *verify = job_new(JOB_VERIFY, shard->options.number, verify_done, shard);
-    verify->path = mem_strdup(path);
-    port->submit(port->data, verify);
+    /* A checkpoint works on the file that would be replaced. */
+    if (shard->checkpointing) {
+        shard->verify_is_waiting = true;
+    } else {
+        verify_received(shard);
+    }
 }
 
 void shard_on_installed(struct shard *shard) {
@@ -540,7 +610,7 @@ void shard_tick(struct shard *shard, uint64_t now_ms) {
         pump(shard);
     }
     bool due = shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||
-               shard->wal_bytes >= WAL_BYTES ||
+               shard->wal_bytes >= shard->wal_folded + WAL_BYTES ||
                shard->entries_since_cut >= 16 * (uint64_t)shard->options.trailing_entries ||
                (shard->checkpoint_after_ms > 0 && now_ms >= shard->checkpoint_after_ms);
     if (due) {

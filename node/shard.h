@@ -67,15 +67,19 @@ struct shard {
     uint64_t durable_index;
     uint64_t bytes_since_cut;
     uint64_t entries_since_cut;
-    uint64_t wal_bytes;           /* of the state machine, after its newest job */
+    uint64_t wal_bytes;  /* of the state machine, after its newest job */
+    uint64_t wal_folded; /* so much of that is in the database file already */
+    struct job *mark;    /* index and configuration that the fold under way makes durable */
     uint64_t checkpoint_after_ms; /* an idle shard is checkpointed then, 0: nothing to do */
     bool checkpointing;
-    unsigned holds;        /* snapshots being sent */
-    uint64_t retain_index; /* keep the log behind this, a follower needs it ... */
+    uint64_t hold_after_ms; /* no snapshot could be held: not before this time again */
+    unsigned holds;         /* snapshots being sent */
+    uint64_t retain_index;  /* keep the log behind this, a follower needs it ... */
     uint64_t retain_until_ms;
 
     /* Receiving a snapshot. */
-    bool receiving_job; /* verify or install is under way */
+    bool receiving_job;     /* waiting for a checkpoint to end, verify or install is under way */
+    bool verify_is_waiting; /* ... the first of these */
     struct snapshot_info received;
     struct buffer received_config;
     uint64_t received_from;

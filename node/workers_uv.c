@@ -213,10 +213,46 @@ struct slice workers_initial_config(const struct workers *workers, unsigned shar
     return machine_config(workers->machines[shard]);
 }
 
+/* A fold has its own connection to the database: libuv's pool runs it. */
+struct fold {
+    uv_work_t work;
+    struct workers *workers;
+    struct job *job;
+};
+
+static void fold_work(uv_work_t *work) {
+    struct fold *fold = work->data;
+    job_run(fold->job, NULL, &fold->workers->options[fold->job->shard]);
+}
+
+static void fold_finished(uv_work_t *work, int status) {
+    struct fold *fold = work->data;
+    struct workers *workers = fold->workers;
+    struct job *job = fold->job;
+    (void)status;
+    mem_free(fold);
+    workers->outstanding--;
+    job->done(job);
+    uv_async_send(&workers->async); /* a close may wait for this */
+}
+
+static void submit_fold(struct workers *workers, struct job *job) {
+    struct fold *fold = mem_zalloc(1, sizeof *fold);
+    fold->work.data = fold;
+    fold->workers = workers;
+    fold->job = job;
+    int rv = uv_queue_work(workers->async.loop, &fold->work, fold_work, fold_finished);
+    ASSERT(rv == 0);
+}
+
 void workers_submit(struct workers *workers, struct job *job) {
     struct worker *worker = &workers->threads[job->shard % workers->n_threads];
     ASSERT(job->shard < workers->n_shards);
     workers->outstanding++;
+    if (job->kind == JOB_FOLD) {
+        submit_fold(workers, job);
+        return;
+    }
     pthread_mutex_lock(&worker->mutex);
     bool was_empty = list_empty(&worker->queue);
     list_push(&worker->queue, &job->link);

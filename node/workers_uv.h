@@ -18,7 +18,7 @@ enum error_code workers_open(struct workers **workers, struct uv_loop_s *loop, u
 struct machine_state workers_initial_state(const struct workers *workers, unsigned shard);
 struct slice workers_initial_config(const struct workers *workers, unsigned shard);
 
-/* Hands a job to its shard's thread. */
+/* Hands a job to its shard's thread, or a JOB_FOLD to libuv's pool. */
 void workers_submit(struct workers *workers, struct job *job);
 
 /* Lets the threads finish their jobs, closes the machines; `closed` runs on the loop after the last

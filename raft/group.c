@@ -387,6 +387,9 @@ struct group *group_new(const struct group_options *options) {
     raft_set_election_timeout(&group->raft, options->election_ms);
     raft_set_pre_vote(&group->raft, true);
     raft_set_max_inflight_entries(&group->raft, GROUP_INFLIGHT_ENTRIES);
+    /* Snapshots travel beside libraft; this only says how soon it asks for one again, when its
+     * first request came at a bad moment. */
+    raft_set_install_snapshot_timeout(&group->raft, 2 * options->election_ms);
     return group;
 }
 

@@ -129,8 +129,8 @@ static enum error_code query_number(struct database *database, const char *sql, 
     return rc == SQLITE_ROW ? ERROR_NONE : database_error(database, rc, error);
 }
 
-/* Settings that live in the connection. The exclusive lock comes before anything is read, so that
- * the WAL index stays in memory and no "-shm" file appears. */
+/* Settings that live in the connection. A VFS of a test's own has no shared memory: there an
+ * exclusive lock, taken before anything is read, keeps the WAL index in the process. */
 static enum error_code configure_connection(struct database *database,
                                             const struct database_options *options,
                                             struct error *error) {
@@ -138,19 +138,25 @@ static enum error_code configure_connection(struct database *database,
     snprintf(cache, sizeof(cache), "PRAGMA cache_size = -%llu",
              (unsigned long long)(options->cache_bytes / KIB + 1));
     (void)sqlite3_db_config(database->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-    enum error_code code = database_execute(database,
-                                            "PRAGMA locking_mode = EXCLUSIVE;"
-                                            "PRAGMA page_size = 4096;"
-                                            "PRAGMA auto_vacuum = NONE;"
-                                            "PRAGMA mmap_size = 0;"
-                                            "PRAGMA temp_store = MEMORY;"
-                                            "PRAGMA secure_delete = OFF;"
-                                            "PRAGMA foreign_keys = OFF;"
-                                            "PRAGMA trusted_schema = OFF;"
-                                            "PRAGMA cell_size_check = ON;"
-                                            "PRAGMA synchronous = NORMAL;"
-                                            "PRAGMA journal_size_limit = 67108864;",
-                                            error);
+    enum error_code code = ERROR_NONE;
+    if (options->vfs != NULL) {
+        code = database_execute(database, "PRAGMA locking_mode = EXCLUSIVE", error);
+    }
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    code = database_execute(database,
+                            "PRAGMA page_size = 4096;"
+                            "PRAGMA auto_vacuum = NONE;"
+                            "PRAGMA mmap_size = 0;"
+                            "PRAGMA temp_store = MEMORY;"
+                            "PRAGMA secure_delete = OFF;"
+                            "PRAGMA foreign_keys = OFF;"
+                            "PRAGMA trusted_schema = OFF;"
+                            "PRAGMA cell_size_check = ON;"
+                            "PRAGMA synchronous = NORMAL;"
+                            "PRAGMA journal_size_limit = 67108864;",
+                            error);
     return code != ERROR_NONE ? code : database_execute(database, cache, error);
 }
 
@@ -390,6 +396,36 @@ enum error_code database_checkpoint(struct database *database, struct error *err
     }
     database->wal_bytes = 0;
     return ERROR_NONE;
+}
+
+/* A checkpoint that waits for nobody stops at the frame where the machine's running transaction
+ * began: hence the question how far it got, rather than whether all was moved. When the WAL was
+ * started anew since the question was put, everything of before is in the file. */
+static bool fold_reached(int frames, int moved, uint64_t wal_bytes) {
+    return frames >= 0 &&
+           (moved == frames || (uint64_t)moved * (PAGE_SIZE + WAL_FRAME_HEADER) >= wal_bytes);
+}
+
+enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
+                              struct error *error) {
+    int frames = -1;
+    int moved = -1;
+    struct database database = {.path = mem_strdup(path)};
+    int rc =
+        sqlite3_open_v2(path, &database.handle,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
+    if (rc == SQLITE_OK) {
+        /* A connection finds out about the WAL with its first read. */
+        rc = sqlite3_exec(database.handle, "SELECT 1 FROM meta", NULL, NULL, NULL);
+    }
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_wal_checkpoint_v2(database.handle, "main", SQLITE_CHECKPOINT_PASSIVE, &frames,
+                                       &moved);
+    }
+    *complete = rc == SQLITE_OK && fold_reached(frames, moved, wal_bytes);
+    enum error_code code = rc == SQLITE_OK ? ERROR_NONE : database_error(&database, rc, error);
+    database_close(&database, true);
+    return code;
 }
 
 enum error_code database_check_pages(struct database *database, struct error *error) {

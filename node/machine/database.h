@@ -133,6 +133,10 @@ struct slice database_bytes(const struct database *database, enum statement stat
 /* Ends the transaction without effect, also when SQLite has already done so. */
 void database_rollback(struct database *database);
 
+/* The background part of a checkpoint, see machine_fold(). */
+enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
+                              struct error *error);
+
 /* Moves the whole WAL into the file and syncs it; the next transaction starts the WAL anew. */
 enum error_code database_checkpoint(struct database *database, struct error *error);
 /* Walks every page: ERROR_CORRUPT when the file's structure is damaged. */

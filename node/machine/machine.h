@@ -90,7 +90,8 @@ enum error_code machine_apply(struct machine *machine, const struct machine_entr
 
 /* Runs read commands against one consistent view, until their results hold MACHINE_READ_BYTES:
  * *n_done of them are carried out then, at least one. results[i] belongs to the caller afterwards,
- * also where it is an error result; the return value is an error only when nothing could be read. */
+ * also where it is an error result; the return value is an error only when nothing could be read.
+ */
 enum error_code machine_read(struct machine *machine, const struct command *commands, unsigned n,
                              struct result *results, unsigned *n_done, struct error *error);
 
@@ -98,6 +99,15 @@ enum error_code machine_read(struct machine *machine, const struct command *comm
  * While a snapshot is held it does nothing and reports the index of the last checkpoint. */
 enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_index,
                                    struct error *error);
+/* A checkpoint through a connection of its own, on any thread, while the machine goes on: moves
+ * what the WAL holds into the database file and syncs both. *complete says that it got as far as
+ * `wal_bytes`, which is what machine_wal_bytes() told at some moment before: then all that was
+ * applied at that moment is durable in the file. The WAL goes on growing behind it until a
+ * machine_checkpoint(), or a moment when nothing is left to move. Not together with
+ * machine_checkpoint(), a held snapshot or machine_replace(). Does nothing where `options->vfs` is
+ * set, since only SQLite's own VFS is known to allow several connections. */
+enum error_code machine_fold(const struct machine_options *options, uint64_t wal_bytes,
+                             bool *complete, struct error *error);
 /* Bytes in the WAL, to decide when to checkpoint. */
 uint64_t machine_wal_bytes(const struct machine *machine);
 

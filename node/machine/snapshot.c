@@ -17,6 +17,13 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
     return code;
 }
 
+enum error_code machine_fold(const struct machine_options *options, uint64_t wal_bytes,
+                             bool *complete, struct error *error) {
+    *complete = false;
+    return options->vfs != NULL ? ERROR_NONE
+                                : database_fold(options->path, wal_bytes, complete, error);
+}
+
 uint64_t machine_wal_bytes(const struct machine *machine) {
     return machine->database.wal_bytes;
 }

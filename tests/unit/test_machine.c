@@ -2,6 +2,7 @@
 #include "tests/unit/machine_fixture.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sqlite3.h>
 #include <time.h>
 
@@ -660,8 +661,6 @@ static void test_reads_stop_when_enough_is_gathered(void **state) {
 static void test_the_file_belongs_to_one_shard(void **state) {
     (void)state;
     struct machine *other = NULL;
-    assert_int_equal(machine_open(&other, &f.options, &f.error), ERROR_LOCKED);
-    assert_null(other);
     machine_close(f.machine);
     f.machine = NULL;
     struct machine_options options = f.options;
@@ -826,6 +825,60 @@ static void test_a_held_file_is_the_snapshot(void **state) {
     fixture_expect(&f, "p", "key-000001", "before");
     fixture_recount(&f);
     buffer_free(&bytes);
+}
+
+struct fold_thread {
+    uint64_t wal_bytes;
+    bool complete;
+    enum error_code code;
+    struct error error;
+};
+
+static void *fold_main(void *data) {
+    struct fold_thread *fold = data;
+    fold->code = machine_fold(&f.options, fold->wal_bytes, &fold->complete, &fold->error);
+    return NULL;
+}
+
+static void test_a_fold_makes_durable_what_was_applied_before_it(void **state) {
+    (void)state;
+    char copy[FIXTURE_PATH_SIZE];
+    snprintf(copy, sizeof(copy), "%s/copy", f.directory);
+    struct machine_options options = f.options;
+    options.path = copy;
+    for (unsigned round = 1; round <= 5; round++) {
+        struct fold_thread fold = {.complete = false};
+        pthread_t thread;
+        struct stat file;
+        struct machine_state folded;
+        fill("p", 2000, slice_of("before"), round, 0);
+        uint64_t mark = machine_state(f.machine).applied_index;
+        fold.wal_bytes = machine_wal_bytes(f.machine);
+        assert_int_equal(pthread_create(&thread, NULL, fold_main, &fold), 0);
+        for (unsigned i = 0; i < 20; i++) {
+            fill("p", 50, slice_of("meanwhile"), round, 0);
+        }
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(fold.code, ERROR_NONE);
+        assert_true(fold.complete);
+        /* The file alone, as if the WAL had been lost with the power. */
+        assert_int_equal(stat(f.path, &file), 0);
+        copy_bytes(f.path, copy, (uint64_t)file.st_size);
+        assert_int_equal(machine_verify(&options, true, &folded, &f.error), ERROR_NONE);
+        assert_true(folded.applied_index >= mark);
+        assert_true(folded.applied_index <= machine_state(f.machine).applied_index);
+    }
+    uint64_t durable = 0;
+    assert_int_equal(machine_checkpoint(f.machine, &durable, &f.error), ERROR_NONE);
+    assert_int_equal(durable, machine_state(f.machine).applied_index);
+    fixture_reopen(&f);
+    fixture_recount(&f);
+    /* Where nothing is known of several connections it does nothing. */
+    bool complete = true;
+    options.vfs = "unix";
+    assert_int_equal(machine_fold(&options, 1, &complete, &f.error), ERROR_NONE);
+    assert_false(complete);
+    assert_int_equal(unlink(copy), 0);
 }
 
 static void test_closing_leaves_a_held_file_alone(void **state) {
@@ -1337,6 +1390,7 @@ int main(void) {
         TEST(test_a_damaged_value_is_not_served),
         TEST(test_recount_finds_what_is_wrong),
         TEST(test_a_held_file_is_the_snapshot),
+        TEST(test_a_fold_makes_durable_what_was_applied_before_it),
         TEST(test_closing_leaves_a_held_file_alone),
         TEST(test_verify_refuses_damaged_files),
         TEST(test_grouping_does_not_show_in_the_digest),
