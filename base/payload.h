@@ -1,5 +1,5 @@
-/* Immutable, reference-counted bytes of one log entry, shared by the entry cache, the log thread, the
- * peer links and the state machine threads without copying. Reference counts are atomic. */
+/* Immutable, reference-counted bytes of one log entry, shared by the entry cache, the log thread,
+ * the peer links and the state machine threads without copying. Reference counts are atomic. */
 #ifndef BASE_PAYLOAD_H
 #define BASE_PAYLOAD_H
 

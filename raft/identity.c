@@ -347,7 +347,8 @@ enum error_code identity_boot(const char *dir, struct identity *identity, struct
     return code;
 }
 
-static enum error_code peers_parse(struct known_peers *peers, struct reader *body, struct error *error) {
+static enum error_code peers_parse(struct known_peers *peers, struct reader *body,
+                                   struct error *error) {
     uint64_t incarnation = reader_u64(body);
     uint32_t n = reader_u32(body);
     if (n > PEERS_MAX) {
@@ -370,8 +371,8 @@ static enum error_code peers_parse(struct known_peers *peers, struct reader *bod
     return ERROR_NONE;
 }
 
-enum error_code known_peers_load(const char *dir, const struct identity *identity, struct known_peers *peers,
-                           struct error *error) {
+enum error_code known_peers_load(const char *dir, const struct identity *identity,
+                                 struct known_peers *peers, struct error *error) {
     *peers = (struct known_peers){.incarnation = identity->incarnation};
     peers->dir = mem_strdup(dir);
     struct buffer bytes = {.data = NULL};
@@ -425,7 +426,7 @@ static enum error_code peers_store(const struct known_peers *peers, struct error
 }
 
 enum error_code known_peers_set(struct known_peers *peers, uint64_t node_id, uint64_t incarnation,
-                          struct error *error) {
+                                struct error *error) {
     struct known_peers changed = *peers;
     unsigned k = peers_find(peers, node_id);
     if (k == PEERS_MAX) {
@@ -444,7 +445,8 @@ enum error_code known_peers_set(struct known_peers *peers, uint64_t node_id, uin
     return code;
 }
 
-enum error_code known_peers_forget(struct known_peers *peers, uint64_t node_id, struct error *error) {
+enum error_code known_peers_forget(struct known_peers *peers, uint64_t node_id,
+                                   struct error *error) {
     struct known_peers changed = *peers;
     unsigned k = peers_find(peers, node_id);
     if (k == peers->n) {

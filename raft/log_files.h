@@ -36,8 +36,8 @@ int log_file_prepare(const struct storage *storage, const char *dir, const char 
                      uint64_t size, bool fill);
 /* Turns a prepared file into segment `number`: its header is durable before its name is. 0 or
  * -errno; on failure the caller still owns the file. */
-int log_file_activate(const struct log_files *files, const struct log_spare *spare,
-                      uint64_t number, uint64_t base_sequence, uint64_t size);
+int log_file_activate(const struct log_files *files, const struct log_spare *spare, uint64_t number,
+                      uint64_t base_sequence, uint64_t size);
 /* `out` has room for PATH_MAX bytes; false when the path is too long. */
 bool log_path(char *out, const char *dir, const char *name);
 

@@ -1,7 +1,8 @@
 /* Links between the nodes of a cluster: framed, checksummed, authenticated by identity, bounded.
  *
  * Every node dials every other node; a connection carries messages one way only, from the dialer to
- * the acceptor. So a pair of nodes has two connections, and losing one direction is visible as such.
+ * the acceptor. So a pair of nodes has two connections, and losing one direction is visible as
+ * such.
  *
  * Handshake: the dialer sends HELLO (protocol version, cluster name, its node id, incarnation and
  * boot number, link epoch, the node id it wants to reach); the acceptor answers WELCOME (its own
@@ -11,12 +12,12 @@
  * sent over an earlier epoch of that node is delivered any more.
  *
  * Lanes: a message is cut into fragments, and fragments of different lanes interleave, so that
- * megabytes on PEER_LANE_BULK cannot hold up a heartbeat on PEER_LANE_URGENT. Order is kept within a
- * lane, not between lanes. Formats are drawn in raft/wire.h.
+ * megabytes on PEER_LANE_BULK cannot hold up a heartbeat on PEER_LANE_URGENT. Order is kept within
+ * a lane, not between lanes. Formats are drawn in raft/wire.h.
  *
  * Losses: a message that peers_send() accepted may still be lost with the connection; Raft and the
- * layers above cope. Nothing is delivered twice, and nothing damaged is delivered: a frame that fails
- * its checks closes the connection.
+ * layers above cope. Nothing is delivered twice, and nothing damaged is delivered: a frame that
+ * fails its checks closes the connection.
  *
  * Threads: loop thread only. Callbacks run from libuv's callbacks, never inside peers_send(),
  * peers_flush() or peers_close(); each of these may be called from within a callback. */
@@ -36,15 +37,15 @@ struct peers;
 enum peer_lane { PEER_LANE_URGENT = 0, PEER_LANE_NORMAL = 1, PEER_LANE_BULK = 2, PEER_LANES = 3 };
 
 enum {
-    PEER_HEADER_MAX = 1 << 20,    /* bytes of a message's header */
-    PEER_ATTACHMENTS_MAX = 4096   /* payloads behind it, each at most LIMIT_ENTRY_SIZE */
+    PEER_HEADER_MAX = 1 << 20,  /* bytes of a message's header */
+    PEER_ATTACHMENTS_MAX = 4096 /* payloads behind it, each at most LIMIT_ENTRY_SIZE */
 };
 
 /* All attachments of one message together, bytes: the largest entry and some company. */
 #define PEER_ATTACHMENTS_SIZE_MAX (LIMIT_ENTRY_SIZE + 16 * MIB)
 
-/* What urgent messages may queue beyond peers_options.queue_bytes, so that a queue full of bulk does
- * not silence heartbeats. */
+/* What urgent messages may queue beyond peers_options.queue_bytes, so that a queue full of bulk
+ * does not silence heartbeats. */
 #define PEER_URGENT_RESERVE (1 * MIB)
 
 enum peers_log_level { PEERS_LOG_INFO = 0, PEERS_LOG_WARNING = 1 };
@@ -84,20 +85,20 @@ struct peers_callbacks {
     /* The other side refused this node, with its reason (wrong cluster, wiped disk ...). Called at
      * most once per dial. */
     void (*on_refused)(void *data, uint64_t node, const char *reason);
-    /* What no other callback tells: failed dials, strangers, damaged bytes. Lines that outsiders can
-     * provoke are limited to one per second. May be NULL. */
+    /* What no other callback tells: failed dials, strangers, damaged bytes. Lines that outsiders
+     * can provoke are limited to one per second. May be NULL. */
     void (*log)(void *data, enum peers_log_level level, const char *text);
 };
 
 struct peers_options {
-    uint64_t self;           /* node id */
-    const char *cluster;     /* name */
+    uint64_t self;       /* node id */
+    const char *cluster; /* name */
     uint64_t incarnation;
-    uint64_t boot;           /* boot number; the upper half of link epochs */
+    uint64_t boot; /* boot number; the upper half of link epochs */
     struct peer_address listen;
     const struct peer_address *nodes; /* all nodes but self */
     unsigned n_nodes;
-    uint64_t queue_bytes;    /* most that may wait per peer; see peers_send() */
+    uint64_t queue_bytes;      /* most that may wait per peer; see peers_send() */
     unsigned reconnect_min_ms; /* back-off with jitter between dials: first and longest pause */
     unsigned reconnect_max_ms;
     struct peers_callbacks callbacks;
@@ -108,15 +109,15 @@ struct peers_options {
 enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
                            const struct peers_options *options, struct error *error);
 
-/* Closes everything; no other callback runs any more, then `closed` runs on the loop, after which the
- * memory is gone. */
+/* Closes everything; no other callback runs any more, then `closed` runs on the loop, after which
+ * the memory is gone. */
 void peers_close(struct peers *peers, void (*closed)(void *data), void *data);
 
 /* Queues a message; takes own references to the attachments, copies the header. False when the link
  * is down or its queue full: the message is dropped, nothing else happens. A lane on which nothing
- * waits takes one message of any size, so that a message larger than queue_bytes can pass. A message
- * beyond the bounds above is a bug of the caller and fails an assertion. Written to the socket
- * at the end of the loop iteration (peers_flush), many messages in one system call. */
+ * waits takes one message of any size, so that a message larger than queue_bytes can pass. A
+ * message beyond the bounds above is a bug of the caller and fails an assertion. Written to the
+ * socket at the end of the loop iteration (peers_flush), many messages in one system call. */
 bool peers_send(struct peers *peers, uint64_t to, enum peer_lane lane,
                 const struct peer_message *message);
 
@@ -125,8 +126,8 @@ void peers_flush(struct peers *peers);
 
 /* State for routing, INFO and tests. */
 bool peers_is_up(const struct peers *peers, uint64_t node);
-uint64_t peers_epoch(const struct peers *peers, uint64_t node);       /* of the outgoing link, or 0 */
-uint64_t peers_boot(const struct peers *peers); /* as given to peers_open() */
+uint64_t peers_epoch(const struct peers *peers, uint64_t node); /* of the outgoing link, or 0 */
+uint64_t peers_boot(const struct peers *peers);                 /* as given to peers_open() */
 uint64_t peers_queued_bytes(const struct peers *peers, uint64_t node);
 uint64_t peers_bulk_queued(const struct peers *peers, uint64_t node, uint16_t group); /* messages */
 

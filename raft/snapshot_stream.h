@@ -9,8 +9,8 @@
  * error on both sides, and the staged file is removed. The next attempt starts anew.
  *
  * Threads: loop thread only. Callbacks run from the loop, never inside a function of this header,
- * except on_offer, which runs inside snapshot_streams_receive(). Every callback may call any function
- * of this header. Messages and checksums are drawn in raft/snapshot_message.h. */
+ * except on_offer, which runs inside snapshot_streams_receive(). Every callback may call any
+ * function of this header. Messages and checksums are drawn in raft/snapshot_message.h. */
 #ifndef RAFT_SNAPSHOT_STREAM_H
 #define RAFT_SNAPSHOT_STREAM_H
 
@@ -25,24 +25,24 @@ struct snapshot_streams;
 
 /* What a snapshot is: travels with the first message. */
 struct snapshot_info {
-    uint64_t leader_term;  /* term of the sender as leader */
-    uint64_t index;        /* last log index that the file contains */
-    uint64_t term;         /* its term */
+    uint64_t leader_term; /* term of the sender as leader */
+    uint64_t index;       /* last log index that the file contains */
+    uint64_t term;        /* its term */
     uint64_t config_index;
-    struct slice config;   /* encoded Raft configuration */
-    uint64_t size;         /* of the file, bytes */
+    struct slice config; /* encoded Raft configuration */
+    uint64_t size;       /* of the file, bytes */
 };
 
 struct snapshot_callbacks {
     void *data;
     /* A peer offers a snapshot. At most one per group is received at a time; a newer offer of the
-     * same node, or of a leader of a higher term, ends the older one first. Fill `path` (of `path_size` bytes) with where to stage it and return
-     * true, or return false to decline. */
+     * same node, or of a leader of a higher term, ends the older one first. Fill `path` (of
+     * `path_size` bytes) with where to stage it and return true, or return false to decline. */
     bool (*on_offer)(void *data, uint64_t from, uint16_t group, const struct snapshot_info *info,
                      char *path, size_t path_size);
     /* A file arrived whole, checked and synced; it now belongs to the callee. */
-    void (*on_received)(void *data, uint64_t from, uint16_t group,
-                        const struct snapshot_info *info, const char *path);
+    void (*on_received)(void *data, uint64_t from, uint16_t group, const struct snapshot_info *info,
+                        const char *path);
     /* Receiving ended without success; the staged file is gone. */
     void (*on_failed)(void *data, uint64_t from, uint16_t group, const char *reason);
     /* A stream of ours ended: the peer has received and checked everything, or not. */

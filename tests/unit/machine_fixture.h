@@ -178,7 +178,8 @@ static inline struct result fixture_read(struct fixture *fixture, enum command_k
     assert_int_equal(command_decode(buffer_slice(&encoded), &command, &fixture->error), ERROR_NONE);
     struct result result;
     unsigned n_done = 0;
-    if (machine_read(fixture->machine, &command, 1, &result, &n_done, &fixture->error) != ERROR_NONE) {
+    if (machine_read(fixture->machine, &command, 1, &result, &n_done, &fixture->error) !=
+        ERROR_NONE) {
         fail_msg("read: %s", fixture->error.message);
     }
     buffer_free(&encoded);
