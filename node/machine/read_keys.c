@@ -161,8 +161,9 @@ enum error_code read_scan(struct machine *machine, const struct project *project
 
 /* What every key that matches must start with. */
 static struct slice literal_prefix(struct slice pattern) {
+    static const char special[] = {'*', '?', '[', '\\'};
     size_t size = 0;
-    while (size < pattern.size && memchr("*?[\\", pattern.data[size], 4) == NULL) {
+    while (size < pattern.size && memchr(special, pattern.data[size], sizeof special) == NULL) {
         size++;
     }
     return slice_make(pattern.data, size);
@@ -293,7 +294,7 @@ static bool choose_branch(struct buffer *first, struct slice last, struct prng *
     enum { STOP = 8 }; /* one in so many stays at a key that is the prefix of others */
     size_t fork = common_size(buffer_slice(first), last);
     bool is_prefix = first->size == fork;
-    ASSERT(fork < last.size);
+    ASSERT(fork < last.size && (is_prefix || first->data != NULL));
     if (is_prefix && prng_below(prng, STOP) == 0) {
         return false;
     }
