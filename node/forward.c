@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+enum { KIND_WITH_INDEX = 0x80 };
+
 static void finish(uint8_t type, uint16_t shard, struct slice body, struct buffer *header,
                    struct payload **attachment, struct peer_message *message) {
     bool large = body.size > FORWARD_INLINE_MAX;
@@ -60,6 +62,10 @@ bool forward_decode(const struct peer_message *message, struct forward *forward)
            (command.kind == COMMAND_FENCE) == is_fence && (forward->flags & ~known) == 0;
 }
 
+static bool is_result(unsigned kind) {
+    return kind == FORWARD_REPLY_RESULT || kind == FORWARD_REPLY_BULK;
+}
+
 enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t shard,
                                     struct buffer *header, struct payload **attachment,
                                     struct peer_message *message) {
@@ -77,7 +83,13 @@ enum peer_lane forward_reply_encode(const struct forward_reply *reply, uint16_t 
     buffer_put_u64(header, reply->stream);
     buffer_put_u64(header, reply->boot);
     buffer_put_u64(header, reply->sequence);
-    buffer_put_u8(header, (uint8_t)(large ? FORWARD_REPLY_BULK : reply->kind));
+    unsigned kind = large ? FORWARD_REPLY_BULK : reply->kind;
+    if (is_result(kind) && reply->index > 0) {
+        buffer_put_u8(header, (uint8_t)(kind | KIND_WITH_INDEX));
+        buffer_put_u64(header, reply->index);
+    } else {
+        buffer_put_u8(header, (uint8_t)kind);
+    }
     finish(PEER_MESSAGE_REPLY, shard, body, header, attachment, message);
     buffer_free(&encoded);
     return *attachment != NULL ? PEER_LANE_BULK : PEER_LANE_NORMAL;
@@ -91,7 +103,14 @@ bool forward_reply_decode(const struct peer_message *message, struct forward_rep
     reply->stream = reader_u64(&reader);
     reply->boot = reader_u64(&reader);
     reply->sequence = reader_u64(&reader);
-    uint8_t kind = reader_u8(&reader);
+    unsigned kind = reader_u8(&reader);
+    if ((kind & KIND_WITH_INDEX) != 0) {
+        kind -= KIND_WITH_INDEX;
+        reply->index = reader_u64(&reader);
+        if (!is_result(kind) || reply->index == 0) {
+            return false;
+        }
+    }
     if (reader.failed || !body_of(message, &reader, &body)) {
         return false;
     }

@@ -5,9 +5,10 @@
  *   FORWARD  u64 term, u64 stream, u64 boot, u64 sequence, u8 flags, then the command, or the
  *            command as the only attachment when it is large
  *   REPLY    u64 term, u64 stream, u64 boot, u64 sequence (as in the FORWARD; term and stream are 0
- *            where the result of a write comes from the log), u8 kind, then the encoded result
- *            (kinds RESULT and FAILED), or a bulk result's bytes as the only attachment when they
- *            are large (kind BULK) */
+ *            where the result of a write comes from the log), u8 kind, then, when the kind's
+ *            highest bit is set, u64 log index (of the write's entry, or up to which the read saw),
+ *            then the encoded result (kinds RESULT and FAILED), or a bulk result's bytes as the
+ *            only attachment when they are large (kind BULK). Nodes up to 0.1 send no index. */
 #ifndef NODE_FORWARD_H
 #define NODE_FORWARD_H
 
@@ -56,6 +57,7 @@ struct forward_reply {
     uint64_t boot;
     uint64_t sequence;
     enum forward_reply_kind kind;
+    uint64_t index;       /* RESULT and BULK; 0: not known */
     struct result result; /* owned; empty when REFUSED */
 };
 

@@ -68,6 +68,7 @@ static void keep_result(void *data, uint64_t index, struct command_origin origin
         job->results = mem_realloc(job->results, job->results_capacity * sizeof *job->results);
     }
     struct job_result *kept = &job->results[job->n_results++];
+    kept->index = index;
     kept->term = term;
     kept->origin = origin;
     kept->result = *result;

@@ -30,7 +30,8 @@ struct job_entry {
 
 /* A result that somebody waits for. */
 struct job_result {
-    uint64_t term; /* of the log entry */
+    uint64_t index; /* of the log entry */
+    uint64_t term;
     struct command_origin origin;
     struct result result;
 };

@@ -26,6 +26,13 @@ enum op_state {
     OP_READING    /* read: waits for the leadership check or for the state machine */
 };
 
+/* Where a read may be answered; see docs/consistency.md. */
+enum read_level {
+    READ_LINEARIZABLE, /* by the leader, never stale */
+    READ_SESSION,      /* by this node's replica, once it has applied `min_index` */
+    READ_EVENTUAL      /* by this node's replica at once */
+};
+
 struct op {
     /* Filled by the front end. */
     struct buffer command; /* encoded, see node/machine/command.h; freed by the op's owner */
@@ -34,8 +41,16 @@ struct op {
     /* Read only: must see every earlier write of this node to the shard, although those are not yet
      * acknowledged (a pipelined GET behind a SET). */
     bool after_writes;
+    /* Reads only. */
+    enum read_level level;
+    uint64_t min_index;    /* READ_SESSION: the least log index that must be applied */
+    uint64_t max_stale_ms; /* READ_EVENTUAL: 0: any age will do */
     op_done done;
     void *data;
+
+    /* Set by the router before `done`: log index of the write's entry, or up to which the read saw
+     * the log; 0: not known. */
+    uint64_t seen_index;
 
     /* Kept by the router. */
     struct list_node link;

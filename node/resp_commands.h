@@ -21,7 +21,8 @@ enum verb_flag {
     VERB_READONLY = 2, /* submits reads */
     VERB_FAST = 4,
     VERB_ADMIN = 8,
-    VERB_NO_AUTH = 16 /* allowed before AUTH where authentication is required */
+    VERB_NO_AUTH = 16, /* allowed before AUTH where authentication is required */
+    VERB_SETTLED = 32  /* waits for all earlier operations of the connection */
 };
 
 /* One command being carried out. A handler replies exactly once: it writes one RESP value to
@@ -108,6 +109,11 @@ void verb_hello(struct call *call);
 void verb_ping(struct call *call);
 void verb_quit(struct call *call);
 void verb_select(struct call *call);
+/* commands_consistency.c */
+void verb_consistency(struct call *call);
+void verb_readonly(struct call *call);
+void verb_readwrite(struct call *call);
+void verb_token(struct call *call);
 /* commands_expiry.c */
 void verb_expire(struct call *call);
 void verb_expireat(struct call *call);

@@ -202,6 +202,7 @@ void router_submit(struct router *router, struct op *op) {
     op->fate_lost = false;
     op->job = NULL;
     op->term = 0;
+    op->seen_index = 0;
     op->deadline_ms = router_now(router) + router->options.request_timeout_ms;
     uint64_t max = router->options.inflight_bytes_max;
     bool fits =
@@ -218,7 +219,9 @@ void router_submit(struct router *router, struct op *op) {
         result_free(&result);
         return;
     }
-    if (!list_empty(&route->parked) || !dispatch(route, op)) {
+    if (!op->is_write && op->level != READ_LINEARIZABLE) {
+        local_submit(route, op);
+    } else if (!list_empty(&route->parked) || !dispatch(route, op)) {
         router_park(route, op);
     }
 }
@@ -349,6 +352,7 @@ void router_on_applied(struct router *router, unsigned shard, struct job *job, u
         struct op *op = find_op(router, result->origin.sequence);
         if (op != NULL && op->shard == shard && op->is_write) {
             note_answered(route, op);
+            op->seen_index = result->index;
             router_finish(router, op, &result->result);
         }
     }
@@ -361,6 +365,8 @@ void router_on_applied(struct router *router, unsigned shard, struct job *job, u
         }
     }
     settle_earlier_terms(route, term);
+    local_note_fresh(route);
+    local_run(route);
     router_drain(route);
 }
 
@@ -379,6 +385,7 @@ void router_on_role(struct router *router, unsigned shard) {
 
 void router_on_reads(struct router *router, unsigned shard) {
     lead_run_reads(&router->routes[shard]);
+    local_run(&router->routes[shard]);
 }
 
 /* --- links ------------------------------------------------------------------------------------ */
@@ -464,6 +471,7 @@ static void receive_reply(struct router *router, unsigned shard, struct forward_
     if (is_result && (op->is_write || op->stream == reply->stream)) {
         note_answered(route, op);
     }
+    op->seen_index = is_result ? reply->index : 0;
     router_finish(router, op, &reply->result);
     router_drain(route);
 }
@@ -525,9 +533,12 @@ void router_tick(struct router *router, uint64_t now_ms) {
         expire_list(route, &route->parked, now_ms);
         expire_list(route, &route->inflight, now_ms);
         expire_list(route, &route->reading, now_ms);
+        local_note_fresh(route);
+        local_expire(route, now_ms);
         lead_expire_executing(route, now_ms);
         fence_if_needed(route, now_ms);
         lead_run_reads(route); /* those that waited for room for their replies */
+        local_run(route);
         if (now_ms >= route->retry_at_ms) {
             router_drain(route);
         }
@@ -557,6 +568,7 @@ struct router *router_new(const struct router_options *options) {
         list_init(&route->inflight);
         list_init(&route->reading);
         list_init(&route->executing);
+        list_init(&route->local);
     }
     return router;
 }
@@ -565,6 +577,7 @@ void router_free(struct router *router) {
     for (unsigned i = 0; i < router->options.n_shards; i++) {
         struct route *route = &router->routes[i];
         lead_abandon(route);
+        local_close(route);
         ASSERT(list_empty(&route->executing)); /* the state machine threads have ended */
         struct list_node taken;
         take_inflight(route, &taken, is_any, 0);

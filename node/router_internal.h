@@ -67,6 +67,12 @@ struct route {
     uint64_t uncommitted_bytes;
     struct list_node reading;   /* OP_READING: wait for their round and index */
     struct list_node executing; /* in a read job */
+
+    /* Reads that this node's replica answers, whoever leads. */
+    struct list_node local;    /* wait for their index or for the job before */
+    bool local_job;            /* one is under way; never two, so that reads take effect in order */
+    uint64_t fresh_ms;         /* the replica held all that was committed then; 0: not known */
+    struct group_contact mark; /* a later time, to count once its index is applied; 0: none */
     struct {
         uint64_t node;
         uint64_t boot;
@@ -109,5 +115,16 @@ void lead_on_applied(struct route *route, const struct job *job, uint64_t index)
 void lead_expire_executing(struct route *route, uint64_t now_ms);
 /* Sends the result of another node's command to it. */
 void lead_reply(struct route *route, const struct job_result *result);
+
+/* router_local.c */
+/* A read for this node's replica; it may be answered at once. */
+void local_submit(struct route *route, struct op *op);
+void local_run(struct route *route);
+/* Notes how fresh the replica is. After each apply and about every 20 ms. */
+void local_note_fresh(struct route *route);
+/* Reads whose index was not reached by their deadline. */
+void local_expire(struct route *route, uint64_t now_ms);
+/* What waits is answered: this node stops. */
+void local_close(struct route *route);
 
 #endif

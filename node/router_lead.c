@@ -27,6 +27,7 @@ void lead_reply(struct route *route, const struct job_result *result) {
     struct forward_reply reply = {.boot = result->origin.boot,
                                   .sequence = result->origin.sequence,
                                   .kind = FORWARD_REPLY_RESULT,
+                                  .index = result->index,
                                   .result = result->result};
     send_reply(route, result->origin.node, &reply);
 }
@@ -315,6 +316,7 @@ struct remote_read {
 static void remote_read_done(struct op *op, struct result *result) {
     struct remote_read *read = op->data;
     read->reply.kind = FORWARD_REPLY_RESULT;
+    read->reply.index = op->seen_index;
     read->reply.result = *result;
     send_reply(read->route, read->node, &read->reply);
     read->route->router->remote_reads--;
@@ -465,6 +467,7 @@ static void reads_done(struct job *job) {
         struct op *op = job->reads[i].data;
         if (op != NULL) {
             op->job = NULL;
+            op->seen_index = job->state.applied_index;
             router_finish(router, op, &job->reads[i].result);
         }
     }

@@ -225,6 +225,9 @@ static void session_op_done(struct op *op, struct result *result) {
     *result = (struct result){.kind = RESULT_OK};
     slot_count(slot);
 
+    if (op->seen_index > session->seen[op->shard]) {
+        session->seen[op->shard] = op->seen_index;
+    }
     unsigned *under_way = op->is_write ? &session->writes : &session->reads;
     ASSERT(*under_way > 0 && session->op_bytes >= slot->op_bytes);
     --*under_way;
@@ -263,6 +266,9 @@ void call_submit(struct call *call, const struct command *command, const struct 
     slot->op.shard = slot_shard(slot_of(complete.project), host->limits.n_shards);
     slot->op.is_write = command_is_write(command->kind);
     slot->op.after_writes = !slot->op.is_write && session->writes > 0;
+    slot->op.level = session->level;
+    slot->op.min_index = session->seen[slot->op.shard];
+    slot->op.max_stale_ms = session->max_stale_ms;
     slot->op.done = session_op_done;
     slot->op.data = slot;
     ASSERT(!slot->op.is_write || session->reads == 0);
@@ -400,7 +406,15 @@ static bool session_may_dispatch(const struct session *session) {
     if ((flags & VERB_WRITE) != 0 && session->reads > 0) {
         return false;
     }
-    return (flags & VERB_READONLY) == 0 || session->reads < session->read_window;
+    if ((flags & VERB_SETTLED) != 0 && session->reads + session->writes > 0) {
+        return false;
+    }
+    if ((flags & VERB_READONLY) == 0) {
+        return true;
+    }
+    /* The index that the read has to see is known when the writes before it are done. */
+    bool sees_writes = session->level != READ_SESSION || session->writes == 0;
+    return sees_writes && session->reads < session->read_window;
 }
 
 static void session_count_input(struct session *session) {
@@ -468,6 +482,7 @@ struct session *session_new(struct session_host *host, const char *peer, const c
     session->active_ms = session->since_ms;
     session->parser = resp_parser_new(&limits);
     session->read_window = SESSION_READ_WINDOW;
+    session->seen = mem_zalloc(host->limits.n_shards, sizeof *session->seen);
     list_init(&session->slots);
     list_push(&host->sessions, &session->link);
     host->n_sessions++;
@@ -497,6 +512,7 @@ void session_free(struct session *session) {
     host->reply_bytes -= session->reply_bytes;
     resp_parser_free(session->parser);
     output_free(&session->output);
+    mem_free(session->seen);
     mem_free(session);
 }
 

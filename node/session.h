@@ -5,7 +5,9 @@
  * order. A write waits until the reads before it are finished, so that a read never sees a later
  * write; a read behind unfinished writes is marked op.after_writes, so that it sees them. Commands
  * that change the connection (AUTH, HELLO, ...) take effect where they stand; an operation belongs
- * to the project that was current then.
+ * to the project that was current then. At the session level of reads (docs/consistency.md) a read
+ * waits until the writes before it are finished, since it runs elsewhere than they do; an eventual
+ * read need not see them. What changes the level or asks for a token waits for all operations.
  *
  * Bounds. A session takes no further command while max_pipeline operations are under way, too many
  * bytes of them are, or max_output bytes of replies are not yet sent; then it stops wanting input,

@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 #include "base/resp.h"
+#include "node/op.h"
 #include "node/session.h"
 
 struct verb;
@@ -26,6 +27,11 @@ struct session {
     uint64_t active_ms; /* of the last command */
     const struct verb *last_verb;
     bool closing; /* takes no further commands; finished once all is answered and sent */
+
+    /* What reads of this connection ask for; see docs/consistency.md. */
+    enum read_level level;
+    uint64_t max_stale_ms; /* READ_EVENTUAL: 0: any age will do */
+    uint64_t *seen;        /* per shard: highest log index that was written or read */
 
     /* Input. */
     struct resp_parser *parser;

@@ -679,6 +679,7 @@ uint64_t group_tick(struct group *group, uint64_t now_ms) {
                 next = now_ms + 2; /* waits for room in the peer's queue */
             }
         }
+        next = group_tell_commit(group, next);
     }
     group_settle(group);
     return next > now_ms ? next : now_ms + 1;
@@ -944,6 +945,45 @@ uint64_t group_leader_contact_ms(const struct group *group) {
         return group->raft.election_timer_start;
     }
     return group->contact_ms;
+}
+
+/* When a majority of voters, this leader included, was last known to follow; 0: not in this term.
+ */
+static uint64_t majority_heard_ms(const struct group *group) {
+    uint64_t voters[LIMIT_NODES];
+    uint64_t heard[LIMIT_NODES]; /* newest first */
+    unsigned n = group_voters(group, voters);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t at_ms = voters[i] == group->options.self ? group->now_ms : 0;
+        for (unsigned k = 0; k < group->n_peers; k++) {
+            at_ms = group->peers[k].id == voters[i] ? group->peers[k].heard_ms : at_ms;
+        }
+        unsigned place = i;
+        for (; place > 0 && heard[place - 1] < at_ms; place--) {
+            heard[place] = heard[place - 1];
+        }
+        heard[place] = at_ms;
+    }
+    return n > 0 ? heard[n / 2] : 0;
+}
+
+bool group_contact(const struct group *group, struct group_contact *contact) {
+    switch (group_role(group)) {
+    case GROUP_LEADER:
+        contact->at_ms = majority_heard_ms(group);
+        contact->commit = raft_commit_index(&group->raft);
+        return contact->at_ms > 0;
+    case GROUP_FOLLOWER:
+        *contact = group->contact;
+        return contact->at_ms > 0 && group->contact_noted_term == raft_current_term(&group->raft);
+    case GROUP_CANDIDATE:
+        return false;
+    }
+    return false;
+}
+
+bool group_is_started(const struct group *group) {
+    return group->started;
 }
 
 bool group_quorum_has_space(const struct group *group) {

@@ -22,7 +22,8 @@ enum {
     GROUP_INFLIGHT_ENTRIES = 1024, /* unacknowledged entries per follower */
     GROUP_FRAME_BYTES = 1 << 20,   /* entries of one message, unless a single one is larger */
     GROUP_QUEUE_BYTES = 8 << 20,   /* stop feeding a peer's queue at this size */
-    GROUP_LANE_BYTES = 64 * 1024   /* larger appends take the bulk lane */
+    GROUP_LANE_BYTES = 64 * 1024,  /* larger appends take the bulk lane */
+    GROUP_NOTICE_MS = 3            /* silence before a follower is told of a commit */
 };
 
 /* Progress of sending to one follower. */
@@ -36,6 +37,8 @@ struct group_peer {
     uint64_t last_start;      /* index before the newest range that was sent */
     uint64_t handed_to;       /* newest index handed over for sending, 0: start anew */
     uint64_t heard_ms;        /* last answer in this leader's term, 0: none */
+    uint64_t told_ms;         /* when an append was last sent */
+    uint64_t told_commit;     /* newest committed index that those sent cover */
     bool disk_low;            /* as the peer last reported */
 };
 
@@ -97,8 +100,10 @@ struct group {
     bool fast_election;   /* the election timeout is lowered */
     uint64_t elections;
     uint64_t contact_ms;
-    uint64_t contact_term;    /* newest term whose leader was heard */
-    uint64_t leader_reported; /* as on_role knows it */
+    uint64_t contact_term;        /* newest term whose leader was heard */
+    struct group_contact contact; /* as follower; at_ms is 0 before the first */
+    uint64_t contact_noted_term;  /* of `contact` */
+    uint64_t leader_reported;     /* as on_role knows it */
 
     bool installing;
     struct raft_snapshot_metadata install;
@@ -128,6 +133,9 @@ void group_forget_sends(struct group *group);
 void group_forget_peer(struct group_peer *peer);
 /* Entries first .. first+n-1 were proposed: sends them where libraft would wait. */
 void group_feed_idle(struct group *group, uint64_t first, uint64_t n);
+/* Followers that hold what was committed since they heard last are told so, unless something was
+ * just sent to them. Returns when to call again. */
+uint64_t group_tell_commit(struct group *group, uint64_t next_ms);
 /* The successor holds the whole log by now. */
 void group_send_timeout_now(struct group *group, uint64_t to);
 

@@ -87,6 +87,14 @@ static enum peer_lane lane_for(struct group *group, uint64_t to, uint64_t bytes)
     return PEER_LANE_NORMAL;
 }
 
+/* An append of which the follower takes everything up to `covered` as this leader's log left. */
+static void note_told(struct group_peer *peer, uint64_t covered) {
+    uint64_t commit = raft_commit_index(&peer->group->raft);
+    uint64_t told = covered < commit ? covered : commit;
+    peer->told_ms = peer->group->now_ms;
+    peer->told_commit = told > peer->told_commit ? told : peer->told_commit;
+}
+
 /* Sends the frame's entries, which are the first ones that wait. */
 static bool send_frame(struct group_peer *peer, struct frame *frame) {
     struct group *group = peer->group;
@@ -106,6 +114,7 @@ static bool send_frame(struct group_peer *peer, struct frame *frame) {
                             frame->wire.append.n)) {
         return false;
     }
+    note_told(peer, prev + frame->wire.append.n);
     peer->entries_sent_ms = group->now_ms;
     peer->last_start = peer->queue.start;
     append_queue_advance(&peer->queue, frame->wire.append.n);
@@ -117,6 +126,7 @@ static void give_up_sending(struct group_peer *peer) {
     append_queue_clear(&peer->queue);
     peer->entries_sent_ms = 0;
     peer->handed_to = 0;
+    peer->told_commit = 0;
 }
 
 static void pump_peer(struct group_peer *peer);
@@ -297,7 +307,38 @@ static void send_heartbeat(struct group *group, struct group_peer *peer, uint64_
     wire.append.prev_term = prev_term;
     wire.append.commit = raft_commit_index(&group->raft);
     wire.append.n = 0;
-    (void)send_with_payloads(group, peer->id, PEER_LANE_URGENT, &wire, NULL, 0);
+    if (send_with_payloads(group, peer->id, PEER_LANE_URGENT, &wire, NULL, 0)) {
+        note_told(peer, prev);
+    }
+}
+
+/* A session's read waits at a follower for a commit that the follower would learn of with the next
+ * entries or heartbeat only. Under load the next entries are soon there and nothing is sent here;
+ * otherwise one heartbeat, anchored at what the follower holds for certain. */
+uint64_t group_tell_commit(struct group *group, uint64_t next_ms) {
+    uint64_t commit = raft_commit_index(&group->raft);
+    for (unsigned i = 0; i < group->n_peers; i++) {
+        struct group_peer *peer = &group->peers[i];
+        uint64_t match = group_match(group, peer->id);
+        uint64_t tellable = match < commit ? match : commit;
+        uint64_t term = 0;
+        enum log_entry_kind kind;
+        bool heard =
+            peer->heard_ms > 0 && group->now_ms < peer->heard_ms + group->options.election_ms;
+        if (!heard || peer->told_commit >= tellable ||
+            !log_lookup(group->options.log, group->options.number, match, &term, &kind) ||
+            term == 0) {
+            continue;
+        }
+        uint64_t due_ms = peer->told_ms + GROUP_NOTICE_MS;
+        if (due_ms > group->now_ms) {
+            next_ms = due_ms < next_ms ? due_ms : next_ms;
+        } else if (group->votes_pending == 0) {
+            send_heartbeat(group, peer, match, term);
+            peer->told_ms = group->now_ms; /* also when the link is down: not again at once */
+        }
+    }
+    return next_ms;
 }
 
 static void send_append(struct group *group, const struct raft_message *message) {

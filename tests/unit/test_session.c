@@ -946,6 +946,130 @@ static void test_input_byte_by_byte(void **state) {
     assert_arg(0, 1, "vv");
 }
 
+/* ---- levels of consistency ---- */
+
+/* Completes a submitted operation as the router does that knows the log index. */
+static void complete_at(unsigned i, uint64_t index) {
+    t.ops[i]->seen_index = index;
+    complete_ok(i);
+}
+
+static void test_consistency_is_set_and_told(void **state) {
+    (void)state;
+    assert_reply("CONSISTENCY\r\n", "$12\r\nLINEARIZABLE\r\n");
+    assert_reply("consistency eventual maxstale 250\r\n", "+OK\r\n");
+    assert_reply("CONSISTENCY\r\n", "$21\r\nEVENTUAL MAXSTALE 250\r\n");
+    assert_reply("CONSISTENCY SESSION\r\n", "+OK\r\n");
+    assert_reply("CONSISTENCY\r\n", "$7\r\nSESSION\r\n");
+    assert_reply("READONLY\r\n", "+OK\r\n");
+    assert_reply("CONSISTENCY\r\n", "$8\r\nEVENTUAL\r\n");
+    assert_reply("READWRITE\r\n", "+OK\r\n");
+    assert_reply("CONSISTENCY\r\n", "$12\r\nLINEARIZABLE\r\n");
+    assert_reply("CONSISTENCY SESSION\r\nCONSISTENCY LINEARIZABLE\r\n", "+OK\r\n+OK\r\n");
+}
+
+static void test_consistency_refusals(void **state) {
+    (void)state;
+    const char *syntax = "-ERR syntax error\r\n";
+    const char *range = "-ERR MAXSTALE takes 1 to 2147483647 milliseconds\r\n";
+    const char *token = "-BADTOKEN this is not a session token: take it as TOKEN answered it\r\n";
+    assert_reply("CONSISTENCY STRONG\r\n", syntax);
+    assert_reply("CONSISTENCY LINEARIZABLE x\r\n", syntax);
+    assert_reply("CONSISTENCY EVENTUAL 100\r\n", syntax);
+    assert_reply("CONSISTENCY EVENTUAL MAXSTALE\r\n", syntax);
+    assert_reply("CONSISTENCY EVENTUAL MAXAGE 1\r\n", syntax);
+    assert_reply("CONSISTENCY SESSION a b\r\n", syntax);
+    assert_reply("CONSISTENCY EVENTUAL MAXSTALE 0\r\n", range);
+    assert_reply("CONSISTENCY EVENTUAL MAXSTALE -1\r\n", range);
+    assert_reply("CONSISTENCY EVENTUAL MAXSTALE 2147483648\r\n", range);
+    assert_reply("CONSISTENCY SESSION x\r\n", token);
+    assert_reply("CONSISTENCY\r\n", "$12\r\nLINEARIZABLE\r\n"); /* a refusal changes nothing */
+}
+
+static void test_reads_carry_the_level(void **state) {
+    (void)state;
+    feed("SET k v\r\nGET k\r\n");
+    assert_int_equal(t.ops[1]->level, READ_LINEARIZABLE);
+    complete_at(0, 40);
+    complete_at(1, 43);
+    feed("READONLY\r\nGET k\r\n");
+    assert_int_equal(t.ops[2]->level, READ_EVENTUAL);
+    assert_int_equal(t.ops[2]->max_stale_ms, 0);
+    complete_at(2, 41); /* an older state does not lower what the session has seen */
+    feed("CONSISTENCY EVENTUAL MAXSTALE 70\r\nGET k\r\n");
+    assert_int_equal(t.ops[3]->max_stale_ms, 70);
+    complete_at(3, 0);
+    feed("CONSISTENCY SESSION\r\nGET k\r\n");
+    assert_int_equal(t.ops[4]->level, READ_SESSION);
+    assert_int_equal(t.ops[4]->min_index, 43);
+    unsigned shard = t.ops[4]->shard;
+    complete_at(4, 50);
+    feed("AUTH elsewhere x\r\nGET k\r\n");
+    assert_int_not_equal(t.ops[5]->shard, shard);
+    assert_int_equal(t.ops[5]->min_index, 0); /* indexes of another shard say nothing */
+    complete_at(5, 9);
+    feed("AUTH default x\r\nGET k\r\n");
+    assert_int_equal(t.ops[6]->min_index, 50);
+}
+
+static void test_session_reads_wait_for_writes(void **state) {
+    (void)state;
+    feed("CONSISTENCY SESSION\r\nSET k v\r\nSET k w\r\nGET k\r\nGET k\r\n");
+    assert_int_equal(t.n_ops, 2);
+    complete_at(1, 12);
+    assert_false(session_needs_resume(t.session));
+    complete_at(0, 11);
+    assert_true(session_needs_resume(t.session));
+    session_resume(t.session);
+    assert_int_equal(t.n_ops, 4);
+    assert_int_equal(t.ops[2]->min_index, 12);
+    assert_int_equal(t.ops[3]->min_index, 12);
+    /* An eventual read need not. */
+    complete_at(2, 12);
+    complete_at(3, 12);
+    feed("READONLY\r\nSET k x\r\nGET k\r\n");
+    assert_int_equal(t.n_ops, 6);
+}
+
+static void test_level_changes_when_all_is_done(void **state) {
+    (void)state;
+    feed("GET k\r\nCONSISTENCY SESSION\r\nGET k\r\n");
+    assert_int_equal(t.n_ops, 1);
+    complete_at(0, 77);
+    session_resume(t.session);
+    assert_int_equal(t.n_ops, 2);
+    assert_int_equal(t.ops[1]->min_index, 77);
+}
+
+static void test_token_carries_over(void **state) {
+    (void)state;
+    char command[128];
+    feed("SET k v\r\nTOKEN\r\n");
+    assert_string_equal(sent_by(t.session), "");
+    complete_at(0, 1234);
+    session_resume(t.session);
+    const char *reply = sent_by(t.session);
+    const char *token = strstr(reply, "\r\n");
+    token = strstr(token + 2, "\r\n"); /* +OK, $length, token */
+    assert_non_null(token);
+    snprintf(command, sizeof command, "CONSISTENCY SESSION %.38s\r\nGET k\r\n", token + 2);
+    session_free(t.session);
+    t.session = open_session();
+    feed(command);
+    assert_string_equal(sent_by(t.session), "+OK\r\n");
+    assert_int_equal(t.ops[1]->level, READ_SESSION);
+    assert_int_equal(t.ops[1]->min_index, 1234);
+    complete_at(1, 1300);
+    feed(command); /* an older token does not lower it */
+    assert_int_equal(t.ops[2]->min_index, 1300);
+    complete_at(2, 1300);
+    (void)sent_by(t.session);
+    feed("AUTH elsewhere x\r\n");
+    feed(command);
+    reply = sent_by(t.session);
+    assert_non_null(strstr(reply, "-BADTOKEN this session token is of shard "));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -980,6 +1104,12 @@ int main(void) {
         TEST(test_drain_takes_no_more),
         TEST(test_disconnect_with_operations_under_way),
         TEST(test_input_byte_by_byte),
+        TEST(test_consistency_is_set_and_told),
+        TEST(test_consistency_refusals),
+        TEST(test_reads_carry_the_level),
+        TEST(test_session_reads_wait_for_writes),
+        TEST(test_level_changes_when_all_is_done),
+        TEST(test_token_carries_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
