@@ -156,6 +156,7 @@ static void check_reply(const struct forward_reply *reply, bool is_attached) {
     assert_int_equal(decoded.stream, reply->stream);
     assert_int_equal(decoded.boot, reply->boot);
     assert_int_equal(decoded.sequence, reply->sequence);
+    assert_true(decoded.index == reply->index);
     assert_int_equal(decoded.result.kind, reply->result.kind);
     assert_int_equal(decoded.result.code, reply->result.code);
     assert_int_equal(decoded.result.integer, reply->result.integer);
@@ -181,7 +182,12 @@ static void test_reply_round_trips(void **state) {
     check_reply(&reply, true); /* with its kind and length it is just too large for a header */
     reply.result.data.size = FORWARD_INLINE_MAX + 1;
     check_reply(&reply, true);
+    reply.index = UINT64_MAX - 1;
+    check_reply(&reply, true);
     result_free(&reply.result);
+    reply.result = (struct result){.kind = RESULT_INTEGER, .integer = 7};
+    check_reply(&reply, false);
+    reply.index = 0;
     reply.result = (struct result){0};
     reply.kind = FORWARD_REPLY_REFUSED;
     check_reply(&reply, false);
@@ -225,6 +231,31 @@ static void test_kinds_of_replies_are_checked(void **state) {
     sent_free(&sent);
 }
 
+/* The log index is announced by the kind's highest bit, for results only, and is never zero. */
+static void test_log_index_of_replies(void **state) {
+    (void)state;
+    enum { KIND_AT = 4 * 8 };
+    struct forward_reply reply = {.kind = FORWARD_REPLY_RESULT, .index = 5};
+    struct forward_reply decoded;
+    struct sent sent;
+    send_reply(&sent, &reply);
+    assert_int_equal(sent.header.data[KIND_AT], 0x80);
+    for (size_t size = 0; size < sent.header.size; size++) {
+        struct peer_message cut = sent.message;
+        cut.header.size = size;
+        assert_false(forward_reply_decode(&cut, &decoded));
+        result_free(&decoded.result);
+    }
+    sent.header.data[KIND_AT] = 0x80 | FORWARD_REPLY_REFUSED;
+    assert_false(forward_reply_decode(&sent.message, &decoded));
+    result_free(&decoded.result);
+    sent.header.data[KIND_AT] = 0x80;
+    sent.header.data[KIND_AT + 1] = 0;
+    assert_false(forward_reply_decode(&sent.message, &decoded));
+    result_free(&decoded.result);
+    sent_free(&sent);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_round_trips),
@@ -233,6 +264,7 @@ int main(void) {
         cmocka_unit_test(test_body_is_inline_or_attached),
         cmocka_unit_test(test_reply_round_trips),
         cmocka_unit_test(test_cut_replies_are_rejected),
+        cmocka_unit_test(test_log_index_of_replies),
         cmocka_unit_test(test_kinds_of_replies_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
