@@ -1,6 +1,7 @@
 /* How fresh the reads of a connection must be; see docs/consistency.md. */
 #include <stdio.h>
 
+#include "base/number.h"
 #include "base/resp.h"
 #include "base/slot.h"
 #include "node/resp_commands.h"
@@ -67,7 +68,7 @@ static void set_eventual(struct call *call) {
         return;
     }
     /* Within what can be added to a time without overflow. */
-    if (!call_parse_integer(call->argv[3], &max_stale_ms) || max_stale_ms < 1 ||
+    if (!number_parse_integer(call->argv[3], &max_stale_ms) || max_stale_ms < 1 ||
         max_stale_ms > INT32_MAX) {
         call_error(call, "ERR", "MAXSTALE takes 1 to %d milliseconds", INT32_MAX);
         return;

@@ -659,7 +659,7 @@ static void test_server_commands(void **state) {
     feed("COMMAND DOCS\r\n");
     assert_memory_equal(sent_by(t.session), "*126\r\n$6\r\nappend\r\n", 18);
     feed("COMMAND LIST\r\n");
-    assert_memory_equal(sent_by(t.session), "*59\r\n$6\r\nappend\r\n", 17);
+    assert_memory_equal(sent_by(t.session), "*63\r\n$6\r\nappend\r\n", 17);
     assert_reply("COMMAND NOPE\r\n", "-ERR unknown subcommand 'NOPE'. Try COMMAND HELP.\r\n");
     assert_reply("CONFIG GET save\r\n", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n");
     assert_reply("CONFIG GET APPEND* nothing\r\n", "*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n");
