@@ -477,6 +477,52 @@ static void test_contact_with_an_old_leader_does_not_count(void **state) {
     cluster_free(cluster);
 }
 
+/* --- followers learn of commits --------------------------------------------------------------- */
+
+/* Long before the next heartbeat, and with no further entries to carry the news. */
+static void test_commit_is_told_promptly(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 31);
+    struct node *leader = cluster_elect(cluster);
+    cluster_run(cluster, 200);
+    for (unsigned i = 0; i < 20; i++) {
+        cluster_run(cluster, 7); /* at any moment between two heartbeats */
+        assert_true(node_propose(leader, 1));
+        cluster_run(cluster, HEARTBEAT_MS / 2);
+        struct node *one = cluster_other(cluster, leader, NULL);
+        struct node *two = cluster_other(cluster, leader, one);
+        assert_int_equal(group_commit(one->group), group_last(leader->group));
+        assert_int_equal(group_commit(two->group), group_last(leader->group));
+    }
+    cluster_free(cluster);
+}
+
+/* Contact counts from the first word of a leader of the present term, not from the start. */
+static void test_contact(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 32);
+    struct group_contact contact;
+    struct node *first = cluster_elect(cluster);
+    struct node *follower = cluster_other(cluster, first, NULL);
+    cluster_run(cluster, 200);
+    assert_true(group_contact(first->group, &contact));
+    assert_true(cluster->now_ms - contact.at_ms <= 2 * HEARTBEAT_MS);
+    assert_true(group_contact(follower->group, &contact));
+    assert_true(cluster->now_ms - contact.at_ms <= 2 * HEARTBEAT_MS);
+    assert_int_equal(contact.commit, group_commit(first->group));
+    uint64_t at_ms = contact.at_ms;
+    node_isolate(first, true);
+    node_isolate(follower, true);
+    cluster_run(cluster, ELECTION_MS / 4);
+    assert_true(group_contact(first->group, &contact));
+    assert_true(cluster->now_ms - contact.at_ms >= ELECTION_MS / 4);
+    assert_true(group_contact(follower->group, &contact));
+    assert_int_equal(contact.at_ms, at_ms);
+    cluster_run(cluster, 4 * ELECTION_MS);
+    assert_false(group_contact(follower->group, &contact));
+    cluster_free(cluster);
+}
+
 /* --- reads ------------------------------------------------------------------------------------ */
 
 static void test_isolated_leader_confirms_no_read(void **state) {
@@ -995,6 +1041,8 @@ static void test_random_schedules(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_commit_is_told_promptly),
+        cmocka_unit_test(test_contact),
         cmocka_unit_test(test_election_trace),
         cmocka_unit_test(test_no_message_before_the_vote_is_durable),
         cmocka_unit_test(test_five_elect_and_replicate),
