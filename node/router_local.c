@@ -75,6 +75,11 @@ static void refuse_old(struct route *route, struct op *op, uint64_t now_ms) {
     fail_stale(route, op, text);
 }
 
+static bool is_too_old(const struct route *route, const struct op *op, uint64_t now_ms) {
+    return op->level == READ_EVENTUAL && op->max_stale_ms > 0 &&
+           (route->fresh_ms == 0 || now_ms > route->fresh_ms + op->max_stale_ms);
+}
+
 /* False when the read was refused. */
 static bool admit_eventual(struct route *route, struct op *op) {
     if (!replica_is_whole(route)) {
@@ -83,12 +88,9 @@ static bool admit_eventual(struct route *route, struct op *op) {
                    "node");
         return false;
     }
-    if (op->max_stale_ms == 0) {
-        return true;
-    }
     uint64_t now_ms = router_now(route->router);
     local_note_fresh(route);
-    if (route->fresh_ms == 0 || now_ms > route->fresh_ms + op->max_stale_ms) {
+    if (is_too_old(route, op, now_ms)) {
         refuse_old(route, op, now_ms);
         return false;
     }
@@ -106,10 +108,24 @@ void local_submit(struct route *route, struct op *op) {
     }
 }
 
+/* Answers a read that was carried out, unless the state machine took so long that the answer has
+ * become too old. Jobs end in order, so what counts as fresh by now was there when it ran. */
+static void finish_read(struct route *route, struct op *op, struct job *job, unsigned i) {
+    uint64_t now_ms = router_now(route->router);
+    op->job = NULL;
+    if (is_too_old(route, op, now_ms)) {
+        refuse_old(route, op, now_ms);
+    } else {
+        op->seen_index = job->state.applied_index;
+        router_finish(route->router, op, &job->reads[i].result);
+    }
+}
+
 static void local_done(struct job *job) {
     struct route *route = job->data;
     ASSERT(route->local_job);
     route->local_job = false;
+    local_note_fresh(route);
     for (unsigned i = job->n_reads; i-- > job->n_done;) {
         struct op *op = job->reads[i].data;
         if (op != NULL) {
@@ -121,9 +137,7 @@ static void local_done(struct job *job) {
     for (unsigned i = 0; i < job->n_done; i++) {
         struct op *op = job->reads[i].data;
         if (op != NULL) {
-            op->job = NULL;
-            op->seen_index = job->state.applied_index;
-            router_finish(route->router, op, &job->reads[i].result);
+            finish_read(route, op, job, i);
         }
     }
     job_free(job);

@@ -296,6 +296,18 @@ static void test_local_reads_of_a_hanging_machine(void **state) {
     fleet_node(fleet, leader)->hold_jobs = false;
     fleet_run(fleet, 100);
     check_eventual(fleet, leader, 0, "value");
+    /* The bound is that of the answer, not that of the question. */
+    request_free(&queued);
+    uint64_t follower = other_than(fleet, leader, 0);
+    check_eventual(fleet, follower, 100, "value");
+    fleet_isolate(fleet, follower, true);
+    fleet_node(fleet, follower)->hold_jobs = true;
+    begin_get(fleet, follower, &queued, READ_EVENTUAL, 200);
+    fleet_run(fleet, 300);
+    assert_int_equal(queued.answers, 0);
+    fleet_node(fleet, follower)->hold_jobs = false;
+    fleet_run(fleet, 2);
+    assert_error(&queued, ERROR_STALE);
     request_free(&eventual);
     request_free(&queued);
 }
