@@ -233,22 +233,6 @@ static void test_session_never_goes_back(void **state) {
     request_free(&read);
 }
 
-/* A follower learns of a commit within a few milliseconds, not with the next heartbeat. */
-static void test_session_read_does_not_wait_for_a_heartbeat(void **state) {
-    struct fleet *fleet = *state;
-    uint64_t leader = fleet_await_leader(fleet, 0);
-    uint64_t follower = other_than(fleet, leader, 0);
-    for (unsigned i = 0; i < 20; i++) {
-        struct request read;
-        fleet_run(fleet, 57);
-        uint64_t index = write_through(fleet, leader, "value");
-        begin_get(fleet, follower, &read, READ_SESSION, index);
-        fleet_run(fleet, 15);
-        assert_bulk(&read, "value");
-        request_free(&read);
-    }
-}
-
 /* Pipelined reads with writes going on around them: what they saw only grows, in their order. */
 static void test_pipelined_reads_only_go_forward(void **state) {
     struct fleet *fleet = *state;
@@ -324,7 +308,6 @@ int main(void) {
         TEST(test_node_without_state),
         TEST(test_session_waits_for_what_it_wrote),
         TEST(test_session_never_goes_back),
-        TEST(test_session_read_does_not_wait_for_a_heartbeat),
         TEST(test_pipelined_reads_only_go_forward),
         TEST(test_local_reads_of_a_hanging_machine),
     };
