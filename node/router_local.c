@@ -54,7 +54,7 @@ static void fail_stale(struct route *route, struct op *op, const char *text) {
 /* The replica's state is whole: not that of a node that has yet to get its first snapshot. */
 static bool replica_is_whole(const struct route *route) {
     const struct shard *shard = route->shard;
-    return group_is_started(shard->group) && shard->state.applied_index > 0 &&
+    return !shard->stopped && group_is_started(shard->group) && shard->state.applied_index > 0 &&
            !group_is_installing(shard->group);
 }
 

@@ -395,6 +395,9 @@ static void workers_closed(void *data) {
 static void peers_closed(void *data) {
     struct server *server = data;
     server->peers = NULL;
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        shard_stop(&server->shards[i]);
+    }
     workers_close(server->workers, workers_closed, server);
 }
 

@@ -36,6 +36,10 @@ void shard_init(struct shard *shard, const struct shard_options *options,
     cluster_time_init(&shard->clock, state.clock_ms, now_of(shard));
 }
 
+void shard_stop(struct shard *shard) {
+    shard->stopped = true;
+}
+
 void shard_free(struct shard *shard) {
     ASSERT(shard->mark == NULL);
     buffer_free(&shard->received_config);
@@ -188,9 +192,9 @@ static void fetch_entries(struct shard *shard, uint64_t last) {
 }
 
 static bool can_apply(const struct shard *shard, uint64_t commit) {
-    return shard->next <= commit && !shard->fetching && shard->stalled_until_ms == 0 &&
-           !shard->receiving_job && !group_is_installing(shard->group) &&
-           shard->bytes_out < APPLY_BYTES_OUT;
+    return !shard->stopped && shard->next <= commit && !shard->fetching &&
+           shard->stalled_until_ms == 0 && !shard->receiving_job &&
+           !group_is_installing(shard->group) && shard->bytes_out < APPLY_BYTES_OUT;
 }
 
 /* Hands committed entries to the state machine, within bounds. */
@@ -226,7 +230,7 @@ uint64_t shard_enqueued(const struct shard *shard) {
 /* --- leading ---------------------------------------------------------------------------------- */
 
 bool shard_is_ready(const struct shard *shard) {
-    return shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER &&
+    return !shard->stopped && shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER &&
            shard->lead_term == group_term(shard->group) && shard->opening_index > 0;
 }
 
@@ -411,7 +415,7 @@ static void mark_done(struct job *job) {
 }
 
 static void checkpoint(struct shard *shard) {
-    if (shard->checkpointing || shard->holds > 0 || shard->receiving_job ||
+    if (shard->stopped || shard->checkpointing || shard->holds > 0 || shard->receiving_job ||
         shard->state.config_index == 0 || shard->state.applied_index == shard->durable_index) {
         return;
     }
@@ -479,8 +483,8 @@ static void hold_done(struct job *job) {
 
 void shard_on_snapshot_needed(struct shard *shard, uint64_t to) {
     /* One at a time per shard: the next follower's turn comes with libraft's next request. */
-    if (shard->holds > 0 || shard->checkpointing || shard->state.config_index == 0 ||
-        now_of(shard) < shard->hold_after_ms) {
+    if (shard->stopped || shard->holds > 0 || shard->checkpointing ||
+        shard->state.config_index == 0 || now_of(shard) < shard->hold_after_ms) {
         return;
     }
     struct hold *hold = mem_zalloc(1, sizeof *hold);
@@ -501,7 +505,7 @@ void shard_on_snapshot_sent(struct shard *shard, uint64_t to, enum error_code co
 }
 
 bool shard_accepts_snapshot(const struct shard *shard, const struct snapshot_info *info) {
-    return group_role(shard->group) != GROUP_LEADER && !shard->receiving_job &&
+    return !shard->stopped && group_role(shard->group) != GROUP_LEADER && !shard->receiving_job &&
            !group_is_installing(shard->group) && info->index > shard->state.applied_index &&
            info->leader_term >= group_term(shard->group) && group_config_is_valid(info->config);
 }

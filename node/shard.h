@@ -51,6 +51,7 @@ struct shard {
     struct shard_options options;
     struct group *group;
     struct cluster_time clock;
+    bool stopped;               /* see shard_stop() */
     struct machine_state state; /* as of the newest finished job */
 
     /* Applying. */
@@ -94,6 +95,10 @@ struct shard {
 
 void shard_init(struct shard *shard, const struct shard_options *options,
                 struct machine_state state);
+/* Begins nothing new for the state machine from now on; what is under way comes to its end. Before
+ * the state machine threads are closed: the log's last completions still commit entries after it.
+ */
+void shard_stop(struct shard *shard);
 void shard_free(struct shard *shard);
 
 /* Called by the group's port. */
