@@ -436,8 +436,6 @@ void server_stop(struct server *server) {
     server_on_tick(server);
 }
 
-/* A half-opened server: what was opened is closed, in reverse. The process ends next, so parts that
- * could only be closed through the loop are left to that. */
 enum error_code server_open(struct server **out, struct uv_loop_s *loop,
                             const struct config *config, struct error *error) {
     struct server *server = mem_zalloc(1, sizeof *server);
@@ -446,7 +444,6 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
     server->config = config;
     server->lock_fd = -1;
     server->started_ms = server_now(server);
-    server->started_wall_ms = server_wall(server);
     for (unsigned i = 0; i < config->n_nodes; i++) {
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);

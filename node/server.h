@@ -9,8 +9,8 @@ struct uv_loop_s;
 struct server;
 
 /* Opens the data directory, replays the log, starts listening and joins the cluster. `config` must
- * outlive the server. On error *server is NULL and everything is closed again; the loop has to run
- * until it is empty. */
+ * outlive the server. On error *server is NULL and what was opened stays open: the caller has to
+ * end the process, with _Exit(), as nothing was promised to anybody yet. */
 enum error_code server_open(struct server **server, struct uv_loop_s *loop,
                             const struct config *config, struct error *error);
 

@@ -37,7 +37,6 @@ struct server {
     uv_loop_t *loop;
     const struct config *config;
     uint64_t started_ms;
-    uint64_t started_wall_ms;
 
     int lock_fd;
     struct identity identity;
