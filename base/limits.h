@@ -11,11 +11,12 @@
 #define GIB (1024 * MIB)
 
 enum {
-    LIMIT_NODES = 16,           /* nodes of a cluster */
-    LIMIT_SHARDS = 64,          /* Raft groups of a cluster */
-    LIMIT_PROJECT_NAME = 128,   /* bytes of a project's name */
-    LIMIT_KEY_SIZE = 64 * 1024, /* bytes of a key */
-    LIMIT_PATTERN_SIZE = 1024   /* bytes of a pattern that keys are matched with */
+    LIMIT_NODES = 16,               /* nodes of a cluster */
+    LIMIT_SHARDS = 64,              /* Raft groups of a cluster */
+    LIMIT_PROJECT_NAME = 512,       /* bytes of a project's name ... */
+    LIMIT_PROJECT_CHARACTERS = 128, /* ... and its characters */
+    LIMIT_KEY_SIZE = 64 * 1024,     /* bytes of a key */
+    LIMIT_PATTERN_SIZE = 1024       /* bytes of a pattern that keys are matched with */
 };
 
 /* A value: default and hard maximum, bytes. */

@@ -3,6 +3,7 @@
 
 #include "base/number.h"
 #include "base/resp.h"
+#include "node/machine/project_name.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
 
@@ -39,26 +40,18 @@ void verb_select(struct call *call) {
     }
 }
 
-/* Project names show up in logs and lists: no blanks or control characters. */
 static bool check_project(struct call *call, struct slice name) {
-    if (name.size < 1 || name.size > LIMIT_PROJECT_NAME) {
-        call_error(call, "TOOBIG",
-                   "project name of %zu bytes is outside the limits of 1 to %d bytes", name.size,
-                   LIMIT_PROJECT_NAME);
-        return false;
+    struct error error;
+    enum error_code code = project_name_check(name, &error);
+    if (code != ERROR_NONE) {
+        call_error(call, error_prefix(code), "%s", error.message);
     }
-    for (size_t i = 0; i < name.size; i++) {
-        if (name.data[i] <= ' ' || name.data[i] == 0x7f) {
-            call_error(call, "ERR", "project name holds a blank or control character");
-            return false;
-        }
-    }
-    return true;
+    return code == ERROR_NONE;
 }
 
 static void set_project(struct session *session, struct slice name) {
     memcpy(session->project, name.data, name.size);
-    session->project_size = (uint8_t)name.size;
+    session->project_size = (uint16_t)name.size;
 }
 
 void verb_auth(struct call *call) {
@@ -209,20 +202,33 @@ void verb_client_no_evict(struct call *call) {
     }
 }
 
+/* A project's name as a field that ends at a blank. */
+static void put_project(struct buffer *out, struct slice name) {
+    for (size_t i = 0; i < name.size; i++) {
+        uint8_t c = name.data[i];
+        if (c == ' ' || c == '%') {
+            buffer_append_slice(out, slice_of(c == ' ' ? "%20" : "%25"));
+        } else {
+            buffer_put_u8(out, c);
+        }
+    }
+}
+
 /* One line about a session, in the fields that Redis has. */
 static void describe_session(struct buffer *out, const struct session *session, uint64_t now_ms) {
     char line[1024];
     int size = snprintf(
         line, sizeof line,
         "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=N db=0 sub=0 psub=0 multi=-1 "
-        "qbuf=%zu ops=%u omem=%zu cmd=%s user=%.*s resp=%d\n",
+        "qbuf=%zu ops=%u omem=%zu cmd=%s resp=%d user=",
         (unsigned long long)session->id, session->peer, session->local, session->name,
         (unsigned long long)((now_ms - session->since_ms) / 1000),
         (unsigned long long)((now_ms - session->active_ms) / 1000), session->input_memory,
         session->reads + session->writes, session->unsent + session->queued,
-        session->last_verb != NULL ? session->last_verb->name : "NULL", (int)session->project_size,
-        (const char *)session->project, session->version);
+        session->last_verb != NULL ? session->last_verb->name : "NULL", session->version);
     buffer_append(out, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
+    put_project(out, session_project(session));
+    buffer_put_u8(out, '\n');
 }
 
 static uint64_t host_now_ms(const struct session_host *host) {

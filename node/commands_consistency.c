@@ -4,6 +4,7 @@
 #include "base/number.h"
 #include "base/resp.h"
 #include "base/slot.h"
+#include "node/machine/project_name.h"
 #include "node/resp_commands.h"
 #include "node/server_info.h"
 #include "node/session_state.h"
@@ -39,8 +40,8 @@ static bool take_token(struct call *call, struct slice text) {
     }
     if (shard != own_shard(session)) {
         call_error(call, "BADTOKEN",
-                   "this session token is of shard %u; project '%.*s' lives in shard %u", shard,
-                   (int)session->project_size, (const char *)session->project, own_shard(session));
+                   "this session token is of shard %u; project '%s' lives in shard %u", shard,
+                   project_label(session_project(session)).text, own_shard(session));
         return false;
     }
     if (index > session->seen[shard]) {

@@ -20,7 +20,7 @@ struct session {
     char peer[SESSION_ADDRESS_SIZE];
     char local[SESSION_ADDRESS_SIZE];
     int version; /* RESP 2 or 3 */
-    uint8_t project_size;
+    uint16_t project_size;
     uint8_t project[LIMIT_PROJECT_NAME];
     char name[SESSION_CLIENT_NAME + 1];
     uint64_t since_ms;

@@ -6,6 +6,7 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "node/machine/digest.h"
+#include "node/machine/project_name.h"
 
 /* What the commands share. */
 
@@ -72,9 +73,8 @@ bool apply_fits_quota(const struct batch_context *batch, const struct command *c
     if (added <= removed || wanted <= quota) {
         return true;
     }
-    result_set_error(result, ERROR_QUOTA, "project %.*s: %" PRIu64 " of %" PRIu64 " bytes",
-                     (int)command->project.size, (const char *)command->project.data, wanted,
-                     quota);
+    result_set_error(result, ERROR_QUOTA, "project %s: %" PRIu64 " of %" PRIu64 " bytes",
+                     project_label(command->project).text, wanted, quota);
     return false;
 }
 

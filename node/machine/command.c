@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "node/machine/project_name.h"
 
 enum { BATCH_VERSION = 1, BATCH_TIME_AT = 1, BATCH_COUNT_AT = 1 + 8 + 8, ORIGIN_SIZE = 4 + 8 + 8 };
 
@@ -96,6 +97,7 @@ void command_encode(struct buffer *out, const struct command *command, const str
     buffer_put_u8(out, command->flags);
     buffer_put_u8(out, (uint8_t)command->expiry_mode);
     buffer_put_u64(out, command->expiry_ms);
+    buffer_put_u64(out, command->token);
     buffer_put_bytes(out, command->project);
     buffer_put_u32(out, n_args);
     for (uint32_t i = 0; i < n_args; i++) {
@@ -170,15 +172,10 @@ static enum error_code check_options(const struct command *command, const struct
 
 static enum error_code check_project(const struct command *command, const struct command_rule *rule,
                                      struct error *error) {
-    if (command->project.size > LIMIT_PROJECT_NAME) {
-        return error_set(error, ERROR_TOOBIG, "project name of %zu bytes, the limit is %d",
-                         command->project.size, LIMIT_PROJECT_NAME);
+    if (command->project.size == 0 && (rule->traits & PROJECTLESS)) {
+        return ERROR_NONE;
     }
-    if (command->project.size == 0 && !(rule->traits & PROJECTLESS)) {
-        return error_set(error, ERROR_INVALID, "command %u without a project",
-                         (unsigned)command->kind);
-    }
-    return ERROR_NONE;
+    return project_name_check(command->project, error);
 }
 
 static enum error_code check_key(struct slice key, struct error *error) {
@@ -272,6 +269,7 @@ enum error_code command_decode(struct slice bytes, struct command *command, stru
     uint8_t flags = reader_u8(&reader);
     unsigned mode = reader_u8(&reader);
     uint64_t expiry_ms = reader_u64(&reader);
+    uint64_t token = reader_u64(&reader);
     struct slice project = reader_bytes(&reader);
     uint32_t n_args = reader_u32(&reader);
     if (reader.failed) {
@@ -289,6 +287,7 @@ enum error_code command_decode(struct slice bytes, struct command *command, stru
         .flags = flags,
         .expiry_mode = (enum command_expiry)mode,
         .expiry_ms = expiry_ms,
+        .token = token,
         .project = project,
         .n_args = n_args,
         .args = reader.rest,

@@ -19,7 +19,8 @@
  *     u8   flags
  *     u8   expiry mode
  *     u64  expiry value
- *     u32+ project name, at most LIMIT_PROJECT_NAME bytes
+ *     u64  token
+ *     u32+ project name, see node/machine/project_name.h
  *     u32  number of arguments
  *     u32+ each argument
  *
@@ -97,6 +98,12 @@ enum command_expiry {
     COMMAND_EXPIRY_AT = 2     /* absolute cluster time in milliseconds */
 };
 
+/* Nobody checks it, and a write creates the project when it is missing. */
+#define COMMAND_TOKEN_OPEN UINT64_C(0)
+/* A service's or administrator's credential was checked by the node that took the command: the
+ * project must exist. */
+#define COMMAND_TOKEN_SERVICE UINT64_MAX
+
 /* What INSPECT tells. */
 enum command_aspect {
     COMMAND_ASPECT_ENCODING = 0, /* "int", "embstr" or "raw", as Redis would store the value */
@@ -111,6 +118,7 @@ struct command {
     uint8_t flags;
     enum command_expiry expiry_mode;
     uint64_t expiry_ms;
+    uint64_t token; /* what allows it: a COMMAND_TOKEN_ value or the number of a project's token */
     struct slice project;
     uint32_t n_args;
     struct slice args; /* encoded arguments: n_args times u32 length + bytes */

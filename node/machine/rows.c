@@ -2,6 +2,7 @@
 #include "base/assert.h"
 #include "node/machine/digest.h"
 #include "node/machine/machine_internal.h"
+#include "node/machine/project_name.h"
 
 /* A row of kv longer than this puts its value into the table `large`. Rows without a rowid stand
  * whole in every level of the tree, so that long ones make it deep; docs/state-machine.md has the
@@ -52,11 +53,10 @@ enum error_code row_find(struct machine *machine, const struct project *project,
 static enum error_code damaged_value(const struct project *project, struct slice key,
                                      struct error *error) {
     int shown = key.size < 64 ? (int)key.size : 64;
-    return error_set(
-        error, ERROR_CORRUPT,
-        "project %.*s, key %.*s: the stored value does not match its checksum; rebuild "
-        "this shard from its peers",
-        (int)project->name_size, (const char *)project->name, shown, (const char *)key.data);
+    return error_set(error, ERROR_CORRUPT,
+                     "project %s, key %.*s: the stored value does not match its checksum; rebuild "
+                     "this shard from its peers",
+                     project_label(project_name(project)).text, shown, (const char *)key.data);
 }
 
 static enum error_code append_large(struct machine *machine, uint64_t id, struct buffer *value,

@@ -34,6 +34,7 @@ static void test_set_survives_the_round_trip(void **state) {
                               .flags = COMMAND_FLAG_XX | COMMAND_FLAG_GET,
                               .expiry_mode = COMMAND_EXPIRY_AT,
                               .expiry_ms = UINT64_C(0x0102030405060708),
+                              .token = UINT64_C(0x1112131415161718),
                               .project = slice_of("shop")};
     struct slice args[] = {slice_of("key"), slice_make("v\0w", 3)};
     struct buffer bytes = encode(&command, args, 2);
@@ -43,6 +44,7 @@ static void test_set_survives_the_round_trip(void **state) {
     assert_int_equal(decoded.flags, command.flags);
     assert_int_equal(decoded.expiry_mode, COMMAND_EXPIRY_AT);
     assert_true(decoded.expiry_ms == command.expiry_ms);
+    assert_true(decoded.token == command.token);
     assert_true(slice_equal(decoded.project, command.project));
     assert_int_equal(decoded.n_args, 2);
     struct reader reader = reader_make(decoded.args);
@@ -211,12 +213,16 @@ static void test_sizes_are_limited(void **state) {
     args[0].size = 0;
     assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
     args[0].size = 1;
-    command.project = slice_make(bytes, LIMIT_PROJECT_NAME);
+    memset(bytes, 'p', LIMIT_PROJECT_CHARACTERS + 1);
+    command.project = slice_make(bytes, LIMIT_PROJECT_CHARACTERS);
     assert_int_equal(decode_once(&command, args, 2), ERROR_NONE);
     command.project.size++;
     assert_int_equal(decode_once(&command, args, 2), ERROR_TOOBIG);
     command.project.size = 0;
     assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command.project = slice_of("tab\tulator");
+    assert_int_equal(decode_once(&command, args, 2), ERROR_INVALID);
+    command.project.size = 0;
     command.kind = COMMAND_FENCE;
     assert_int_equal(decode_once(&command, NULL, 0), ERROR_NONE);
     mem_free(bytes);

@@ -273,16 +273,18 @@ static void test_auth_picks_the_project_in_order(void **state) {
     complete_ok(0);
     assert_string_equal(sent_by(t.session), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
     assert_reply("AUTH a b c\r\n", "-ERR syntax error\r\n");
-    assert_reply("AUTH \"\" x\r\n",
-                 "-TOOBIG project name of 0 bytes is outside the limits of 1 to 128 bytes\r\n");
-    assert_reply("AUTH \"a b\" x\r\n", "-ERR project name holds a blank or control character\r\n");
+    assert_reply("AUTH \"\" x\r\n", "-ERR a project name has at least one character\r\n");
+    assert_reply("AUTH \"a\\tb\" x\r\n",
+                 "-ERR project name holds a control character at byte 2\r\n");
+    assert_reply("AUTH \"a b%\" x\r\n", "+OK\r\n");
+    feed("CLIENT INFO\r\n");
+    assert_non_null(strstr(sent_by(t.session), " user=a%20b%25\n"));
     char text[256];
-    char name[LIMIT_PROJECT_NAME + 2];
+    char name[LIMIT_PROJECT_CHARACTERS + 2];
     memset(name, 'p', sizeof name);
-    name[LIMIT_PROJECT_NAME + 1] = '\0';
+    name[LIMIT_PROJECT_CHARACTERS + 1] = '\0';
     snprintf(text, sizeof text, "AUTH %s x\r\n", name);
-    assert_reply(text,
-                 "-TOOBIG project name of 129 bytes is outside the limits of 1 to 128 bytes\r\n");
+    assert_reply(text, "-TOOBIG project name of 129 bytes has more than 128 characters\r\n");
     snprintf(text, sizeof text, "AUTH %s x\r\n", name + 1);
     assert_reply(text, "+OK\r\n");
 }
