@@ -35,6 +35,9 @@ enum {
 
 /* An answer of many values or keys; a longer one is refused in words. */
 #define LIMIT_ANSWER_SIZE (64 * MIB)
+/* The answers of a transaction together. Behind it come only numbers and errors, which fit into an
+ * entry's size as well. */
+#define LIMIT_TRANSACTION_ANSWER (60 * MIB)
 /* KEYS: keys that it answers, and keys that it looks at. */
 #define LIMIT_KEYS_ANSWERED 100000
 #define LIMIT_KEYS_EXAMINED 1000000

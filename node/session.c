@@ -71,7 +71,7 @@ static void write_status(struct buffer *out, struct slice word) {
     resp_write_simple(out, text);
 }
 
-static void write_error(struct buffer *out, const struct result *result) {
+static void write_error(struct buffer *out, const struct result_view *result) {
     char text[ERROR_MESSAGE_SIZE];
     size_t size = result->data.size < sizeof text - 1 ? result->data.size : sizeof text - 1;
     if (size > 0) {
@@ -82,8 +82,10 @@ static void write_error(struct buffer *out, const struct result *result) {
                      size > 0 ? text : error_describe(result->code));
 }
 
+static void write_results(struct buffer *out, struct slice results, int version);
+
 /* Writes all of a result but the bytes of a bulk. */
-static void write_result(struct buffer *out, const struct result *result, int version) {
+static void write_result(struct buffer *out, const struct result_view *result, int version) {
     switch (result->kind) {
     case RESULT_OK:
         resp_write_simple(out, "OK");
@@ -101,22 +103,41 @@ static void write_result(struct buffer *out, const struct result *result, int ve
         write_error(out, result);
         return;
     case RESULT_INTEGERS:
-        write_integers(out, buffer_slice(&result->data));
+        write_integers(out, result->data);
         return;
     case RESULT_ARRAY:
-        write_array(out, buffer_slice(&result->data), version);
+        write_array(out, result->data, version);
         return;
     case RESULT_STATUS:
-        write_status(out, buffer_slice(&result->data));
+        write_status(out, result->data);
+        return;
+    case RESULT_RESULTS:
+        write_results(out, result->data, version);
         return;
     }
     ASSERT(false);
 }
 
+static void write_results(struct buffer *out, struct slice results, int version) {
+    struct reader reader = reader_make(results);
+    uint32_t count = reader_u32(&reader);
+    buffer_reserve(out, results.size);
+    resp_write_array(out, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct result_view element = result_next(&reader);
+        write_result(out, &element, version);
+        if (element.kind == RESULT_BULK) {
+            buffer_append_slice(out, element.data);
+            buffer_append(out, "\r\n", 2);
+        }
+    }
+}
+
 /* An array may be long: it is written beside the output and moved there. */
 static void render_array(struct session *session, const struct slot *slot) {
     struct buffer array = {0};
-    write_result(&array, &slot->result, slot->version);
+    struct result_view view = result_view_of(&slot->result);
+    write_result(&array, &view, slot->version);
     session->unsent += array.size;
     output_move(&session->output, &array);
 }
@@ -129,13 +150,14 @@ static void slot_render(struct session *session, struct slot *slot) {
         output_move(&session->output, &slot->local);
         return;
     }
-    if (slot->result.kind == RESULT_ARRAY) {
+    if (slot->result.kind == RESULT_ARRAY || slot->result.kind == RESULT_RESULTS) {
         render_array(session, slot);
         return;
     }
     struct buffer *tail = output_tail(&session->output);
     size_t before = tail->size;
-    write_result(tail, &slot->result, slot->version);
+    struct result_view view = result_view_of(&slot->result);
+    write_result(tail, &view, slot->version);
     session->unsent += tail->size - before;
     if (slot->result.kind == RESULT_BULK) {
         session->unsent += slot->result.data.size + 2;

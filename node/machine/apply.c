@@ -185,14 +185,14 @@ static const apply_handler handlers[] = {
     [COMMAND_COPY] = apply_copy,
     [COMMAND_SET_MANY] = apply_set_many,
     [COMMAND_DELETE_MATCHING] = apply_delete_matching,
+    [COMMAND_TRANSACTION] = apply_transaction,
 };
 
-static enum error_code apply_command(const struct batch_context *batch,
-                                     const struct command *command, struct result *result,
-                                     struct error *error) {
+enum error_code apply_command(const struct batch_context *batch, const struct command *command,
+                              struct result *result, struct error *error) {
     size_t kind = (size_t)command->kind;
     if (kind >= sizeof(handlers) / sizeof(handlers[0]) || handlers[kind] == NULL) {
-        return error_set(error, ERROR_CORRUPT, "batch: command %zu only reads", kind);
+        return read_command(batch->machine, command, result, error);
     }
     return handlers[kind](batch, command, result, error);
 }
@@ -222,7 +222,10 @@ static enum error_code apply_batch(struct machine *machine, const struct machine
             break;
         }
         struct result result = {0};
-        code = apply_command(&context, &command, &result, error);
+        code = command_is_write(command.kind)
+                   ? apply_command(&context, &command, &result, error)
+                   : error_set(error, ERROR_CORRUPT, "batch: command %u only reads",
+                               (unsigned)command.kind);
         if (code == ERROR_NONE && on_result != NULL) {
             on_result(data, entry->index, origin, &result);
         }

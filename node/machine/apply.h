@@ -60,6 +60,15 @@ enum error_code apply_store(const struct batch_context *batch, const struct comm
 enum error_code apply_remove(const struct batch_context *batch, const struct target *target,
                              struct error *error);
 
+/* apply.c: runs a decoded command, a read too: within a transaction they see what stands before
+ * them in the same entry. */
+enum error_code apply_command(const struct batch_context *batch, const struct command *command,
+                              struct result *result, struct error *error);
+/* transaction.c: decodes a nested command, an argument of `outer`, and runs it. */
+enum error_code apply_nested(const struct batch_context *batch, const struct command *outer,
+                             struct slice bytes, struct result *result, struct error *error);
+enum error_code apply_transaction(const struct batch_context *batch, const struct command *command,
+                                  struct result *result, struct error *error);
 /* apply_strings.c */
 enum error_code apply_set(const struct batch_context *batch, const struct command *command,
                           struct result *result, struct error *error);

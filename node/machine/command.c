@@ -26,10 +26,13 @@ struct command_rule {
 
 enum trait {
     WRITES = 1,
-    GROWS = 2,       /* may make the state larger */
-    EXPIRES = 4,     /* takes an expiry */
-    REPEATS = 8,     /* the arguments may come any number of times, but once */
-    PROJECTLESS = 16 /* belongs to the shard, not to a project */
+    GROWS = 2,        /* may make the state larger */
+    EXPIRES = 4,      /* takes an expiry */
+    REPEATS = 8,      /* the arguments may come any number of times, but once */
+    PROJECTLESS = 16, /* belongs to the shard, not to a project */
+    NESTS = 32,       /* the arguments are those of a transaction */
+    ALONE = 64,       /* not within another command */
+    UNSTEADY = 128    /* not within a transaction that writes */
 };
 
 #define CONDITIONS (COMMAND_FLAG_IFEQ | COMMAND_FLAG_IFVER)
@@ -41,7 +44,7 @@ static const struct command_rule rules[] = {
      "kv"},
     {COMMAND_DELETE, WRITES | REPEATS, 0, "k"},
     {COMMAND_CLEAR, WRITES, 0, ""},
-    {COMMAND_FENCE, WRITES | PROJECTLESS, 0, ""},
+    {COMMAND_FENCE, WRITES | PROJECTLESS | ALONE, 0, ""},
     {COMMAND_INCREMENT, WRITES | GROWS, 0, "knn"},
     {COMMAND_INCREMENT_FLOAT, WRITES | GROWS, 0, "kvn"},
     {COMMAND_APPEND, WRITES | GROWS, 0, "kvn"},
@@ -55,6 +58,7 @@ static const struct command_rule rules[] = {
     {COMMAND_COPY, WRITES | GROWS, COMMAND_FLAG_REPLACE, "kk"},
     {COMMAND_SET_MANY, WRITES | GROWS | REPEATS, COMMAND_FLAG_NX, "kv"},
     {COMMAND_DELETE_MATCHING, WRITES, CONDITIONS, "k"},
+    {COMMAND_TRANSACTION, WRITES | NESTS | ALONE, 0, ""},
     {COMMAND_GET, 0, 0, "k"},
     {COMMAND_EXISTS, REPEATS, 0, "k"},
     {COMMAND_PTTL, 0, COMMAND_FLAG_ROUND_S, "k"},
@@ -66,10 +70,12 @@ static const struct command_rule rules[] = {
     {COMMAND_TYPE, 0, 0, "k"},
     {COMMAND_EXPIRETIME, 0, COMMAND_FLAG_ROUND_S, "k"},
     {COMMAND_RANDOM_KEY, 0, 0, "n"},
-    {COMMAND_KEYS, 0, 0, "p"},
-    {COMMAND_SCAN, 0, 0, "nnp"},
+    {COMMAND_KEYS, UNSTEADY, 0, "p"},
+    {COMMAND_SCAN, UNSTEADY, 0, "nnp"},
     {COMMAND_INSPECT, 0, 0, "kn"},
-    {COMMAND_GET_VERSION, 0, 0, "k"},
+    {COMMAND_GET_VERSION, UNSTEADY, 0, "k"},
+    {COMMAND_READ_TRANSACTION, NESTS | ALONE, 0, ""},
+    {COMMAND_VERSIONS, REPEATS | ALONE, 0, "k"},
 };
 
 static const struct command_rule *rule_of(unsigned kind) {
@@ -86,9 +92,68 @@ bool command_is_write(enum command_kind kind) {
     return rule != NULL && (rule->traits & WRITES) != 0;
 }
 
+/* Reads the header of an encoded command; the reader is at the arguments then. */
+static struct command read_header(struct reader *reader, unsigned *kind, unsigned *mode) {
+    struct command command = {0};
+    *kind = reader_u8(reader);
+    command.flags = reader_u8(reader);
+    *mode = reader_u8(reader);
+    command.expiry_ms = reader_u64(reader);
+    command.token = reader_u64(reader);
+    command.project = reader_bytes(reader);
+    command.n_args = reader_u32(reader);
+    command.args = reader->rest;
+    return command;
+}
+
+/* Reads the number of watched keys, which is the first argument of a transaction. False when there
+ * cannot be as many. */
+static bool read_watch_count(struct reader *args, uint32_t n_args, uint32_t *n_watched) {
+    struct slice number = reader_bytes(args);
+    if (args->failed || n_args == 0 || number.size != sizeof(uint64_t) ||
+        bytes_get_u64(number.data) > (n_args - 1) / 2) {
+        return false;
+    }
+    *n_watched = (uint32_t)bytes_get_u64(number.data);
+    return true;
+}
+
+static bool transaction_may_grow(struct slice bytes) {
+    struct reader args = reader_make(bytes);
+    unsigned kind, mode;
+    struct command command = read_header(&args, &kind, &mode);
+    uint32_t n_watched;
+    if (!read_watch_count(&args, command.n_args, &n_watched)) {
+        return false;
+    }
+    for (uint32_t i = 1; i < command.n_args && !args.failed; i++) {
+        struct slice arg = reader_bytes(&args);
+        if (i > 2 * n_watched && command_may_grow(arg)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool command_may_grow(struct slice bytes) {
     const struct command_rule *rule = bytes.size > 0 ? rule_of(bytes.data[0]) : NULL;
-    return rule != NULL && (rule->traits & GROWS) != 0;
+    if (rule == NULL) {
+        return false;
+    }
+    /* Transactions do not nest, so this ends. */
+    return rule->kind == COMMAND_TRANSACTION ? transaction_may_grow(bytes)
+                                             : (rule->traits & GROWS) != 0;
+}
+
+bool command_may_nest(enum command_kind outer, enum command_kind kind) {
+    const struct command_rule *rule = rule_of((unsigned)kind);
+    if (rule == NULL || (rule->traits & ALONE) != 0) {
+        return false;
+    }
+    if (outer == COMMAND_TRANSACTION) {
+        return (rule->traits & UNSTEADY) == 0;
+    }
+    return outer == COMMAND_READ_TRANSACTION && (rule->traits & WRITES) == 0;
 }
 
 void command_encode(struct buffer *out, const struct command *command, const struct slice *args,
@@ -235,8 +300,75 @@ static bool count_fits(uint32_t n_args, uint32_t round, const struct command_rul
     return n_args > 0 && n_args % round == 0 && n_args <= LIMIT_RESP_ARGS;
 }
 
+enum error_code command_decode_nested(const struct command *outer, struct slice bytes,
+                                      struct command *nested, struct error *error) {
+    /* The kind is looked at first: so that input cannot nest as deep as it likes. */
+    unsigned kind = bytes.size > 0 ? bytes.data[0] : 0;
+    if (!command_may_nest(outer->kind, (enum command_kind)kind)) {
+        return error_set(error, ERROR_INVALID, "command %u cannot stand within a command %u", kind,
+                         (unsigned)outer->kind);
+    }
+    enum error_code code = command_decode(bytes, nested, error);
+    if (code == ERROR_NONE &&
+        (!slice_equal(nested->project, outer->project) || nested->token != outer->token)) {
+        return error_set(error, ERROR_INVALID,
+                         "command %u has another project or token than the command %u around it",
+                         kind, (unsigned)outer->kind);
+    }
+    return code;
+}
+
+/* Watched keys and versions, which are the arguments before the nested commands. */
+static enum error_code check_watches(struct reader *args, uint32_t n, struct error *error) {
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        struct slice arg = reader_bytes(args);
+        enum error_code code = check_arg(i % 2 == 0 ? 'k' : 'n', arg, error);
+        if (code != ERROR_NONE) {
+            return code;
+        }
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_transaction(const struct command *command, struct error *error) {
+    struct reader args = reader_make(command->args);
+    uint32_t n_watched;
+    if (!read_watch_count(&args, command->n_args, &n_watched)) {
+        return error_set(error, ERROR_INVALID, "transaction of %u arguments is cut short",
+                         command->n_args);
+    }
+    uint32_t n_nested = command->n_args - 1 - 2 * n_watched;
+    /* A read may be about the watched keys alone. */
+    if (n_nested == 0 && (n_watched == 0 || command->kind == COMMAND_TRANSACTION)) {
+        return error_set(error, ERROR_INVALID, "transaction without commands");
+    }
+    enum error_code code = check_watches(&args, n_watched, error);
+    uint64_t words = 2 * (uint64_t)n_watched;
+    for (uint32_t i = 0; i < n_nested && code == ERROR_NONE; i++) {
+        struct command decoded;
+        code = command_decode_nested(command, reader_bytes(&args), &decoded, error);
+        words += 1 + (uint64_t)decoded.n_args;
+    }
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    if (!reader_done(&args)) {
+        return error_set(error, ERROR_INVALID, "arguments of a transaction do not fill it");
+    }
+    if (words > LIMIT_RESP_ARGS) {
+        return error_set(error, ERROR_TOOBIG,
+                         "transaction of %llu commands, arguments and watched keys, the limit is "
+                         "%d",
+                         (unsigned long long)words, LIMIT_RESP_ARGS);
+    }
+    return ERROR_NONE;
+}
+
 static enum error_code check_args(const struct command *command, const struct command_rule *rule,
                                   struct error *error) {
+    if (rule->traits & NESTS) {
+        return check_transaction(command, error);
+    }
     char letters[8];
     expected_args(command, rule, letters);
     uint32_t round = (uint32_t)strlen(letters);
@@ -265,13 +397,8 @@ static enum error_code check_args(const struct command *command, const struct co
 enum error_code command_decode(struct slice bytes, struct command *command, struct error *error) {
     *command = (struct command){0};
     struct reader reader = reader_make(bytes);
-    unsigned kind = reader_u8(&reader);
-    uint8_t flags = reader_u8(&reader);
-    unsigned mode = reader_u8(&reader);
-    uint64_t expiry_ms = reader_u64(&reader);
-    uint64_t token = reader_u64(&reader);
-    struct slice project = reader_bytes(&reader);
-    uint32_t n_args = reader_u32(&reader);
+    unsigned kind, mode;
+    struct command decoded = read_header(&reader, &kind, &mode);
     if (reader.failed) {
         return error_set(error, ERROR_INVALID, "command of %zu bytes is cut short", bytes.size);
     }
@@ -282,16 +409,8 @@ enum error_code command_decode(struct slice bytes, struct command *command, stru
     if (mode > COMMAND_EXPIRY_AT) {
         return error_set(error, ERROR_INVALID, "unknown expiry mode %u", mode);
     }
-    struct command decoded = {
-        .kind = rule->kind,
-        .flags = flags,
-        .expiry_mode = (enum command_expiry)mode,
-        .expiry_ms = expiry_ms,
-        .token = token,
-        .project = project,
-        .n_args = n_args,
-        .args = reader.rest,
-    };
+    decoded.kind = rule->kind;
+    decoded.expiry_mode = (enum command_expiry)mode;
     enum error_code code = check_options(&decoded, rule, error);
     if (code == ERROR_NONE) {
         code = check_project(&decoded, rule, error);
@@ -455,6 +574,26 @@ void result_add_array(struct result *result, uint32_t count) {
     buffer_put_u32(&result->data, count);
 }
 
+void result_begin_results(struct result *result, uint32_t count) {
+    result_free(result);
+    result->kind = RESULT_RESULTS;
+    buffer_put_u32(&result->data, count);
+}
+
+/* Bytes of an encoded result besides its data. */
+enum { RESULT_HEADER_SIZE = 1 + 1 + 8 + 4 };
+
+void result_add_result(struct result *result, const struct result *element) {
+    ASSERT(result->kind == RESULT_RESULTS && element->kind != RESULT_RESULTS);
+    buffer_put_u32(&result->data, (uint32_t)(RESULT_HEADER_SIZE + element->data.size));
+    result_encode(&result->data, element);
+}
+
+struct result_view result_view_of(const struct result *result) {
+    return (struct result_view){result->kind, result->code, result->integer,
+                                buffer_slice(&result->data)};
+}
+
 /*     u8   kind
  *     u8   error code
  *     u64  integer
@@ -493,9 +632,45 @@ static bool array_is_valid(struct slice data) {
     return left == 0 && reader_done(&reader);
 }
 
+/* The fields as result_encode() wrote them, unchecked; false when the bytes do not hold them. */
+static bool read_result(struct slice bytes, struct result_view *view) {
+    struct reader reader = reader_make(bytes);
+    view->kind = (enum result_kind)reader_u8(&reader);
+    view->code = (enum error_code)reader_u8(&reader);
+    view->integer = (int64_t)reader_u64(&reader);
+    view->data = reader_bytes(&reader);
+    return reader_done(&reader);
+}
+
+struct result_view result_next(struct reader *elements) {
+    struct result_view view;
+    bool complete = read_result(reader_bytes(elements), &view);
+    ASSERT(complete);
+    return view;
+}
+
+static bool result_is_valid(const struct result_view *view);
+
+static bool results_are_valid(struct slice data) {
+    struct reader reader = reader_make(data);
+    uint32_t count = reader_u32(&reader);
+    for (uint32_t i = 0; i < count && !reader.failed; i++) {
+        struct result_view element;
+        if (!read_result(reader_bytes(&reader), &element) || element.kind == RESULT_RESULTS ||
+            !result_is_valid(&element)) {
+            return false;
+        }
+    }
+    return reader_done(&reader);
+}
+
 /* True when the fields go together as result_encode() would write them. */
-static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, struct slice data) {
-    if (kind > RESULT_STATUS || !error_is_known((int)code)) {
+static bool result_is_valid(const struct result_view *view) {
+    const unsigned kind = (unsigned)view->kind;
+    const unsigned code = (unsigned)view->code;
+    const int64_t integer = view->integer;
+    const struct slice data = view->data;
+    if (kind > RESULT_RESULTS || !error_is_known((int)code)) {
         return false;
     }
     if ((kind == RESULT_ERROR) != (code != ERROR_NONE)) {
@@ -504,7 +679,7 @@ static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, stru
     if (integer != 0 && kind != RESULT_INTEGER) {
         return false;
     }
-    switch ((enum result_kind)kind) {
+    switch (view->kind) {
     case RESULT_OK:
     case RESULT_NIL:
     case RESULT_INTEGER:
@@ -513,6 +688,8 @@ static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, stru
         return data.size % sizeof(uint64_t) == 0;
     case RESULT_ARRAY:
         return array_is_valid(data);
+    case RESULT_RESULTS:
+        return results_are_valid(data);
     case RESULT_BULK:
     case RESULT_ERROR:
     case RESULT_STATUS:
@@ -523,22 +700,18 @@ static bool result_is_valid(unsigned kind, unsigned code, uint64_t integer, stru
 
 enum error_code result_decode(struct slice bytes, struct result *result, struct error *error) {
     *result = (struct result){0};
-    struct reader reader = reader_make(bytes);
-    unsigned kind = reader_u8(&reader);
-    unsigned code = reader_u8(&reader);
-    uint64_t integer = reader_u64(&reader);
-    struct slice data = reader_bytes(&reader);
-    if (!reader_done(&reader)) {
+    struct result_view view;
+    if (!read_result(bytes, &view)) {
         return error_set(error, ERROR_INVALID, "result of %zu bytes does not fill its frame",
                          bytes.size);
     }
-    if (!result_is_valid(kind, code, integer, data)) {
+    if (!result_is_valid(&view)) {
         return error_set(error, ERROR_INVALID, "result of kind %u, code %u, %zu bytes is malformed",
-                         kind, code, data.size);
+                         (unsigned)view.kind, (unsigned)view.code, view.data.size);
     }
-    result->kind = (enum result_kind)kind;
-    result->code = (enum error_code)code;
-    result->integer = (int64_t)integer;
-    buffer_append_slice(&result->data, data);
+    result->kind = view.kind;
+    result->code = view.code;
+    result->integer = view.integer;
+    buffer_append_slice(&result->data, view.data);
     return ERROR_NONE;
 }

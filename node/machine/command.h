@@ -55,6 +55,7 @@ enum command_kind {
     COMMAND_COPY = 14,            /* key, new key : 1 or 0 */
     COMMAND_SET_MANY = 15,        /* key, value ... : OK; with NX 1, or 0 when one existed */
     COMMAND_DELETE_MATCHING = 16, /* key, condition : 1 or 0 */
+    COMMAND_TRANSACTION = 22,     /* watches and commands, see below : RESULT_RESULTS or nil */
     /* Reads: never in the log. */
     COMMAND_GET = 64,         /* key : value or nil */
     COMMAND_EXISTS = 65,      /* key ... : how many exist, counting repeats */
@@ -71,7 +72,24 @@ enum command_kind {
     COMMAND_SCAN = 76,        /* cursor, count, pattern : array of next cursor and array of keys */
     COMMAND_INSPECT = 77,     /* key, enum command_aspect : what it says, nil when missing */
     COMMAND_GET_VERSION = 78, /* key : array of value and version, nil when missing */
+    COMMAND_READ_TRANSACTION = 83, /* as TRANSACTION, of reads only */
+    COMMAND_VERSIONS = 84, /* key ... : integers, the versions of the keys, 0 when missing */
 };
+
+/* Arguments of TRANSACTION and READ_TRANSACTION:
+ *
+ *     number of watched keys
+ *     key and version (a number) of each of them; version 0: the key is missing
+ *     then nested commands, encoded, with the same project and token
+ *
+ * When a watched key has another version, nothing is carried out and the answer is nil. Otherwise
+ * the commands are carried out one after the other as one step, and each one's result is an element
+ * of the answer; an error of one does not keep the others from being carried out. All together they
+ * have at most LIMIT_RESP_ARGS watched keys, versions, commands and arguments.
+ *
+ * In a TRANSACTION stand neither KEYS nor SCAN, since what they walk over would hold up the log and
+ * cursors are not part of the state, nor GET_VERSION: versions tell states apart that lie between
+ * entries, and this one would lie within one. */
 
 /* A flag belongs to the kinds that are named with it: other kinds may use the same bit. */
 enum command_flags {
@@ -141,6 +159,11 @@ void command_encode(struct buffer *out, const struct command *command, const str
 /* Decodes and checks everything: kind, flags, project size, argument count and sizes against what
  * the kind takes. Slices point into `bytes`. */
 enum error_code command_decode(struct slice bytes, struct command *command, struct error *error);
+/* Whether `kind` may stand among the nested commands of an `outer` one. */
+bool command_may_nest(enum command_kind outer, enum command_kind kind);
+/* Decodes and checks a nested command: an argument of `outer`. */
+enum error_code command_decode_nested(const struct command *outer, struct slice bytes,
+                                      struct command *nested, struct error *error);
 /* Next argument of a decoded command; call it n_args times on one reader made of command.args. */
 struct slice command_next_arg(struct reader *args);
 
@@ -177,7 +200,10 @@ enum result_kind {
     RESULT_ERROR = 4,    /* code, and the text in data without the RESP prefix */
     RESULT_INTEGERS = 5, /* data holds u64 numbers, little-endian */
     RESULT_ARRAY = 6,    /* data: u32 number of elements, then each, see below */
-    RESULT_STATUS = 7    /* a word in data, such as "string" */
+    RESULT_STATUS = 7,   /* a word in data, such as "string" */
+    /* Results of nested commands. data: u32 count, then each: u32 size, encoded result. Errors may
+     * be among them, but no RESULT_RESULTS. */
+    RESULT_RESULTS = 8
 };
 
 /* An element of a RESULT_ARRAY:
@@ -199,7 +225,16 @@ struct result {
     struct buffer data; /* owned by the result */
 };
 
+/* A result whose data belongs to somebody else. */
+struct result_view {
+    enum result_kind kind;
+    enum error_code code;
+    int64_t integer;
+    struct slice data;
+};
+
 void result_free(struct result *result);
+struct result_view result_view_of(const struct result *result);
 void result_set_error(struct result *result, enum error_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Makes `result` an array, to be followed by `count` elements. */
@@ -208,6 +243,13 @@ void result_add_nil(struct result *result);
 void result_add_bulk(struct result *result, struct slice bytes);
 void result_add_integer(struct result *result, int64_t integer);
 void result_add_array(struct result *result, uint32_t count);
+/* Makes `result` a RESULT_RESULTS, to be followed by `count` elements. */
+void result_begin_results(struct result *result, uint32_t count);
+/* Copies the element. */
+void result_add_result(struct result *result, const struct result *element);
+/* The next element of a RESULT_RESULTS; call it as often as the count says, on one reader behind
+ * the count. The view points into the results. */
+struct result_view result_next(struct reader *elements);
 void result_encode(struct buffer *out, const struct result *result);
 /* Copies what it keeps. */
 enum error_code result_decode(struct slice bytes, struct result *result, struct error *error);

@@ -71,6 +71,21 @@ enum error_code row_touch(struct machine *machine, struct project *project, stru
 enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
                            const struct row *old, struct error *error);
 
+/* read.c */
+
+/* Carries out a read; see below. */
+enum error_code read_command(struct machine *machine, const struct command *command,
+                             struct result *result, struct error *error);
+
+/* transaction.c */
+
+enum error_code read_transaction(struct machine *machine, const struct project *project,
+                                 const struct command *command, struct result *result,
+                                 struct error *error);
+enum error_code read_versions(struct machine *machine, const struct project *project,
+                              const struct command *command, struct result *result,
+                              struct error *error);
+
 /* read_keys.c: reads that walk the keys of a project. The result is filled; the return value is an
  * error only when the file could not be read. */
 

@@ -258,10 +258,12 @@ static const read_handler handlers[] = {
     [COMMAND_SCAN] = read_scan,
     [COMMAND_INSPECT] = read_inspect,
     [COMMAND_GET_VERSION] = read_version,
+    [COMMAND_READ_TRANSACTION] = read_transaction,
+    [COMMAND_VERSIONS] = read_versions,
 };
 
-static enum error_code read_one(struct machine *machine, const struct command *command,
-                                struct result *result, struct error *error) {
+enum error_code read_command(struct machine *machine, const struct command *command,
+                             struct result *result, struct error *error) {
     const struct project *project = projects_find(&machine->projects, command->project);
     size_t kind = (size_t)command->kind;
     if (kind >= sizeof(handlers) / sizeof(handlers[0]) || handlers[kind] == NULL) {
@@ -275,14 +277,14 @@ static enum error_code read_all(struct machine *machine, const struct command *c
                                 struct result *results, unsigned *n_done, struct error *error) {
     uint64_t bytes = 0;
     /* One read transaction saves each statement from opening its own; alone it would only cost. */
-    bool in_transaction = n > 1;
+    bool in_transaction = n > 1 || commands[0].kind == COMMAND_READ_TRANSACTION;
     enum error_code code = machine_ready(machine, error);
     if (code == ERROR_NONE && in_transaction) {
         code = database_run(&machine->database, STATEMENT_BEGIN_READ, error);
     }
     *n_done = 0;
     while (*n_done < n && code == ERROR_NONE && bytes < MACHINE_READ_BYTES) {
-        code = read_one(machine, &commands[*n_done], &results[*n_done], error);
+        code = read_command(machine, &commands[*n_done], &results[*n_done], error);
         bytes += results[*n_done].data.size;
         (*n_done)++;
     }

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "node/machine/command.h"
+#include "tests/unit/transaction_builder.h"
 
 static struct error error;
 
@@ -97,6 +98,7 @@ static void test_each_kind_takes_its_arguments(void **state) {
         {COMMAND_SCAN, false, false, 0, "nnv"},
         {COMMAND_INSPECT, false, false, 0, "kn"},
         {COMMAND_GET_VERSION, false, false, 0, "k"},
+        {COMMAND_VERSIONS, false, false, 0, "k*"},
     };
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         struct command command = {
@@ -331,6 +333,153 @@ static void assert_result_survives(const struct result *result) {
     buffer_free(&bytes);
 }
 
+/* A transaction around one command with the arguments k and v, of which it takes `n_args`. */
+static enum error_code decode_around(enum command_kind outer, struct command inner,
+                                     uint32_t n_args) {
+    struct transaction_builder builder = {0};
+    struct slice args[] = {slice_of("k"), slice_of("v")};
+    builder_watch(&builder, slice_of("watched"), 7);
+    builder_add(&builder, &inner, args, n_args);
+    struct command command = {.kind = outer, .token = 5, .project = slice_of("p")};
+    struct buffer bytes = builder_encode(&builder, &command);
+    struct command decoded;
+    enum error_code code = command_decode(buffer_slice(&bytes), &decoded, &error);
+    buffer_free(&bytes);
+    return code;
+}
+
+static void test_what_stands_in_a_transaction_is_checked(void **state) {
+    (void)state;
+    static const struct {
+        struct command inner;
+        uint32_t n_args;
+        enum error_code writing; /* in a TRANSACTION */
+        enum error_code reading; /* in a READ_TRANSACTION */
+    } cases[] = {
+        {{.kind = COMMAND_SET}, 2, ERROR_NONE, ERROR_INVALID},
+        {{.kind = COMMAND_SET}, 1, ERROR_INVALID, ERROR_INVALID},
+        {{.kind = COMMAND_SET, .flags = COMMAND_FLAG_NX | COMMAND_FLAG_XX},
+         2,
+         ERROR_INVALID,
+         ERROR_INVALID},
+        {{.kind = COMMAND_GET}, 1, ERROR_NONE, ERROR_NONE},
+        {{.kind = COMMAND_GET}, 2, ERROR_INVALID, ERROR_INVALID},
+        {{.kind = COMMAND_CLEAR}, 0, ERROR_NONE, ERROR_INVALID},
+        {{.kind = COMMAND_FENCE}, 0, ERROR_INVALID, ERROR_INVALID},
+        {{.kind = COMMAND_KEYS}, 1, ERROR_INVALID, ERROR_NONE},
+        {{.kind = COMMAND_GET_VERSION}, 1, ERROR_INVALID, ERROR_NONE},
+        {{.kind = COMMAND_VERSIONS}, 1, ERROR_INVALID, ERROR_INVALID},
+        {{.kind = (enum command_kind)0}, 1, ERROR_INVALID, ERROR_INVALID},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct command inner = cases[i].inner;
+        inner.project = slice_of("p");
+        inner.token = 5;
+        assert_int_equal(decode_around(COMMAND_TRANSACTION, inner, cases[i].n_args),
+                         cases[i].writing);
+        assert_int_equal(decode_around(COMMAND_READ_TRANSACTION, inner, cases[i].n_args),
+                         cases[i].reading);
+        inner.project = slice_of("q");
+        assert_int_equal(decode_around(COMMAND_TRANSACTION, inner, cases[i].n_args), ERROR_INVALID);
+        inner.project = slice_of("p");
+        inner.token = 6;
+        assert_int_equal(decode_around(COMMAND_TRANSACTION, inner, cases[i].n_args), ERROR_INVALID);
+    }
+    assert_true(command_is_write(COMMAND_TRANSACTION));
+    assert_false(command_is_write(COMMAND_READ_TRANSACTION));
+}
+
+static void test_transactions_do_not_nest(void **state) {
+    (void)state;
+    const enum command_kind kinds[] = {COMMAND_TRANSACTION, COMMAND_READ_TRANSACTION};
+    for (unsigned i = 0; i < 4; i++) {
+        struct transaction_builder inner = {0};
+        struct transaction_builder outer = {0};
+        struct slice key = slice_of("k");
+        struct command get = {.kind = COMMAND_GET, .project = slice_of("p")};
+        struct command command = {.kind = kinds[i % 2], .project = slice_of("p")};
+        builder_add(&inner, &get, &key, 1);
+        struct buffer bytes = builder_encode(&inner, &command);
+        struct command decoded;
+        assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_NONE);
+        buffer_put_bytes(&outer.nested, buffer_slice(&bytes));
+        outer.n_nested = 1;
+        buffer_free(&bytes);
+        command.kind = kinds[i / 2];
+        bytes = builder_encode(&outer, &command);
+        assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_INVALID);
+        buffer_free(&bytes);
+    }
+}
+
+static void test_a_transaction_that_is_cut_does_not_decode(void **state) {
+    (void)state;
+    struct transaction_builder builder = {0};
+    struct slice args[] = {slice_of("k"), slice_of("v")};
+    struct command set = {.kind = COMMAND_SET, .project = slice_of("p")};
+    struct command outer = {.kind = COMMAND_TRANSACTION, .project = slice_of("p")};
+    builder_watch(&builder, slice_of("watched"), 7);
+    builder_add(&builder, &set, args, 2);
+    struct buffer bytes = builder_encode(&builder, &outer);
+    struct command decoded;
+    assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_NONE);
+    assert_true(command_may_grow(buffer_slice(&bytes)));
+    for (size_t size = 0; size < bytes.size; size++) {
+        uint8_t *cut = mem_dup(bytes.data, size);
+        assert_int_equal(command_decode(slice_make(cut, size), &decoded, &error), ERROR_INVALID);
+        (void)command_may_grow(slice_make(cut, size));
+        mem_free(cut);
+    }
+    /* Numbers of watched keys that the arguments do not hold, or that leave no command. */
+    assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_NONE);
+    size_t count_at = bytes.size - decoded.args.size + sizeof(uint32_t);
+    const uint64_t counts[] = {0, 2, 3, UINT64_MAX, UINT64_C(1) << 63};
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        bytes_put_u64(bytes.data + count_at, counts[i]);
+        assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error), ERROR_INVALID);
+        (void)command_may_grow(buffer_slice(&bytes));
+    }
+    buffer_free(&bytes);
+}
+
+static void test_a_transaction_grows_as_its_commands_do(void **state) {
+    (void)state;
+    struct slice args[] = {slice_of("k"), slice_of("v")};
+    struct command set = {.kind = COMMAND_SET, .project = slice_of("p")};
+    struct command delete = {.kind = COMMAND_DELETE, .project = slice_of("p")};
+    struct command outer = {.kind = COMMAND_TRANSACTION, .project = slice_of("p")};
+    for (int grows = 0; grows < 2; grows++) {
+        struct transaction_builder builder = {0};
+        /* A key that looks like a SET. */
+        builder_watch(&builder, slice_of("\1"), 1);
+        builder_add(&builder, &delete, args, 2);
+        if (grows) {
+            builder_add(&builder, &set, args, 2);
+        }
+        struct buffer bytes = builder_encode(&builder, &outer);
+        assert_int_equal(command_may_grow(buffer_slice(&bytes)), grows);
+        buffer_free(&bytes);
+    }
+}
+
+static void test_the_words_of_a_transaction_are_limited(void **state) {
+    (void)state;
+    struct command dbsize = {.kind = COMMAND_DBSIZE, .project = slice_of("p")};
+    struct command outer = {.kind = COMMAND_READ_TRANSACTION, .project = slice_of("p")};
+    for (unsigned extra = 0; extra < 2; extra++) {
+        struct transaction_builder builder = {0};
+        builder_watch(&builder, slice_of("k"), 1);
+        for (unsigned i = 0; i < LIMIT_RESP_ARGS - 2 + extra; i++) {
+            builder_add(&builder, &dbsize, NULL, 0);
+        }
+        struct buffer bytes = builder_encode(&builder, &outer);
+        struct command decoded;
+        assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error),
+                         extra == 0 ? ERROR_NONE : ERROR_TOOBIG);
+        buffer_free(&bytes);
+    }
+}
+
 static void test_results_survive_the_round_trip(void **state) {
     (void)state;
     struct result result = {.kind = RESULT_OK};
@@ -358,13 +507,33 @@ static void test_results_survive_the_round_trip(void **state) {
     result_set_error(&result, ERROR_QUOTA, "%d of %d", 3, 2);
     assert_true(slice_equal(buffer_slice(&result.data), slice_of("3 of 2")));
     assert_result_survives(&result);
+    struct result results = {0};
+    struct result ok = {.kind = RESULT_OK};
+    result_begin_results(&results, 2);
+    result_add_result(&results, &result);
+    result_add_result(&results, &ok);
+    assert_result_survives(&results);
+    struct reader elements = reader_make(buffer_slice(&results.data));
+    assert_int_equal(reader_u32(&elements), 2);
+    struct result_view view = result_next(&elements);
+    assert_int_equal(view.code, ERROR_QUOTA);
+    assert_true(slice_equal(view.data, slice_of("3 of 2")));
+    assert_int_equal(result_next(&elements).kind, RESULT_OK);
+    assert_true(reader_done(&elements));
+    result_free(&results);
     result_free(&result);
 }
 
 static void test_malformed_results_do_not_decode(void **state) {
     (void)state;
     const struct result malformed[] = {
-        {.kind = (enum result_kind)8},
+        {.kind = (enum result_kind)9},
+        {.kind = RESULT_RESULTS},
+        /* Two are promised and none comes; an element of no bytes; results within results. */
+        {.kind = RESULT_RESULTS, .data = {(uint8_t *)"\2\0\0\0", 4, 4}},
+        {.kind = RESULT_RESULTS, .data = {(uint8_t *)"\1\0\0\0\0\0\0\0", 8, 8}},
+        {.kind = RESULT_RESULTS,
+         .data = {(uint8_t *)"\1\0\0\0\x12\0\0\0\x08\0\0\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0", 26, 26}},
         {.kind = RESULT_ARRAY},
         /* One nil is promised and two come; an unknown tag; more elements than bytes. */
         {.kind = RESULT_ARRAY, .data = {(uint8_t *)"\1\0\0\0\0\0", 6, 6}},
@@ -407,6 +576,11 @@ int main(void) {
         cmocka_unit_test(test_batch_survives_the_round_trip),
         cmocka_unit_test(test_a_tick_is_a_batch_without_commands),
         cmocka_unit_test(test_a_damaged_batch_does_not_decode),
+        cmocka_unit_test(test_what_stands_in_a_transaction_is_checked),
+        cmocka_unit_test(test_transactions_do_not_nest),
+        cmocka_unit_test(test_a_transaction_that_is_cut_does_not_decode),
+        cmocka_unit_test(test_a_transaction_grows_as_its_commands_do),
+        cmocka_unit_test(test_the_words_of_a_transaction_are_limited),
         cmocka_unit_test(test_results_survive_the_round_trip),
         cmocka_unit_test(test_malformed_results_do_not_decode),
         cmocka_unit_test(test_a_long_error_message_is_cut),
