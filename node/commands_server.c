@@ -1,4 +1,4 @@
-/* About the node and its commands: INFO, COMMAND, CONFIG, CLUSTER. */
+/* About the node and its commands: INFO, COMMAND, CONFIG. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -6,7 +6,6 @@
 
 #include "base/assert.h"
 #include "base/glob.h"
-#include "base/number.h"
 #include "base/resp.h"
 #include "node/resp_commands.h"
 #include "node/server_info.h"
@@ -86,7 +85,7 @@ static void info_replication(struct buffer *out, const struct info_source *sourc
 
 static void info_cluster(struct buffer *out, const struct info_source *source) {
     const struct server_info *info = source->info;
-    put(out, "cluster_enabled:0\r\ncluster_name:%s\r\nnode_id:%" PRIu32 "\r\n", info->cluster,
+    put(out, "cluster_enabled:1\r\ncluster_name:%s\r\nnode_id:%" PRIu32 "\r\n", info->cluster,
         info->node_id);
     put(out, "nodes:%u\r\nshards:%u\r\n", info->n_nodes, info->n_shards);
     put(out, "digest_mismatches:%" PRIu64 "\r\n", info->digest_mismatches);
@@ -399,22 +398,5 @@ void verb_config_set(struct call *call) {
 
 void verb_config_resetstat(struct call *call) {
     call->session->host->stats = (struct session_stats){0};
-    call_ok(call);
-}
-
-/* ---- CLUSTER ---- */
-
-void verb_cluster_replace(struct call *call) {
-    const struct session_port *port = &call->session->host->port;
-    struct error error = {0};
-    int64_t node = 0;
-    if (!number_parse_integer(call->argv[2], &node) || node <= 0) {
-        call_error(call, "ERR", "node id is not a positive integer");
-        return;
-    }
-    if (port->replace == NULL || port->replace(port->data, (uint64_t)node, &error) != ERROR_NONE) {
-        call_error(call, "ERR", "%s", error.message);
-        return;
-    }
     call_ok(call);
 }

@@ -91,6 +91,8 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                               "64MiB", "free disk space below which writes are refused"},
     [CONFIG_REBALANCE] = {"rebalance", VALUE_BOOL, FIELD(rebalance), 0, 0, "yes",
                           "hand leaderships back to their preferred nodes"},
+    [CONFIG_REDIRECT] = {"redirect", VALUE_BOOL, FIELD(redirect), 0, 0, "no",
+                         "answer -MOVED instead of forwarding to the leader, as Redis Cluster"},
     [CONFIG_LOG_LEVEL] = {"log_level", VALUE_LEVEL, FIELD(log_level), 0, 0, "info",
                           "error, warn, info or debug"},
 };

@@ -61,6 +61,7 @@ enum config_key {
     CONFIG_TRAILING_ENTRIES,
     CONFIG_MIN_FREE_DISK,
     CONFIG_REBALANCE,
+    CONFIG_REDIRECT,
     CONFIG_LOG_LEVEL,
     CONFIG_KEYS
 };
@@ -92,6 +93,7 @@ struct config {
     uint64_t trailing_entries;
     uint64_t min_free_disk;
     bool rebalance;
+    bool redirect; /* connections begin with CLUSTER REDIRECT ON */
     enum say_level log_level;
 
     /* Where values came from, for messages. */

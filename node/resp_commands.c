@@ -33,9 +33,24 @@ static const struct verb client_verbs[] = {
 
 static const struct verb cluster_verbs[] = {
     {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"info", 2, 0, NO_KEYS, SERVER, "", "Whether the project's shard has a leader",
+     verb_cluster_info, LEAF},
+    {"keyslot", 3, 0, NO_KEYS, SERVER, "key", "Slot of a key", verb_cluster_keyslot, LEAF},
+    {"myid", 2, 0, NO_KEYS, SERVER, "", "This node's id", verb_cluster_myid, LEAF},
+    {"nodes", 2, 0, NO_KEYS, SERVER, "", "The project's nodes, a line each", verb_cluster_nodes,
+     LEAF},
+    {"redirect", 3, VERB_FAST, NO_KEYS, SERVER, "ON | OFF",
+     "Sends this connection to the leader by -MOVED instead of forwarding", verb_cluster_redirect,
+     LEAF},
     {"replace", 3, VERB_ADMIN, NO_KEYS, SERVER, "node-id",
      "Takes a node that lost its disk out of all shards, so that it can come back empty",
      verb_cluster_replace, LEAF},
+    {"shards", 2, 0, NO_KEYS, SERVER, "", "The project's nodes, with their state",
+     verb_cluster_shards, LEAF},
+    {"slots", 2, 0, NO_KEYS, SERVER, "", "Who leads the project's shard, and its replicas",
+     verb_cluster_slots, LEAF},
+    {"topology", 2, 0, NO_KEYS, SERVER, "", "Nodes, shards and leaders of the whole cluster",
+     verb_cluster_topology, LEAF},
 };
 
 static const struct verb command_verbs[] = {
@@ -78,12 +93,14 @@ static const struct verb object_verbs[] = {
 static const struct verb verbs[] = {
     {"append", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key value",
      "Appends to a value; answers its length", verb_append, LEAF},
+    {"asking", 1, VERB_FAST, NO_KEYS, CONNECTION, "", "Accepted and without effect", verb_asking,
+     LEAF},
     {"auth", -2, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "[project] token",
      "Picks the project of this connection", verb_auth, LEAF},
     {"client", -2, 0, NO_KEYS, CONNECTION, "subcommand", "About connections", NULL, client_verbs,
      COUNT(client_verbs)},
-    {"cluster", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About the cluster", NULL,
-     cluster_verbs, COUNT(cluster_verbs)},
+    {"cluster", -2, 0, NO_KEYS, SERVER, "subcommand", "About the cluster", NULL, cluster_verbs,
+     COUNT(cluster_verbs)},
     {"command", -1, 0, NO_KEYS, SERVER, "[subcommand]", "About commands", verb_command,
      command_verbs, COUNT(command_verbs)},
     {"config", -2, VERB_ADMIN, NO_KEYS, SERVER, "subcommand", "About settings", NULL, config_verbs,
@@ -310,6 +327,7 @@ void verb_run(struct call *call, const struct verb *verb) {
                    subcommand->name);
         return;
     }
+    call->verb = subcommand;
     subcommand->handler(call);
 }
 

@@ -81,6 +81,10 @@ void call_submit_args(struct call *call, enum command_kind kind, unsigned first)
 /* Answers -TOOBIG and returns false when a key among argv[first..argc) is empty or too large. */
 bool call_check_keys(struct call *call, unsigned first, unsigned end);
 
+/* For call_submit(): where the connection wants to be sent to the leader (CLUSTER REDIRECT) and
+ * another node leads, answers -MOVED and returns true. */
+bool call_redirect(struct call *call, bool needs_leader);
+
 /* The option that an expiry came with. */
 struct expiry_option {
     const char *name;
@@ -95,6 +99,17 @@ bool call_parse_expiry(struct call *call, const struct expiry_option *option, st
 
 /* Handlers, by file. */
 
+/* commands_cluster.c */
+void verb_asking(struct call *call);
+void verb_cluster_info(struct call *call);
+void verb_cluster_keyslot(struct call *call);
+void verb_cluster_myid(struct call *call);
+void verb_cluster_nodes(struct call *call);
+void verb_cluster_redirect(struct call *call);
+void verb_cluster_replace(struct call *call);
+void verb_cluster_shards(struct call *call);
+void verb_cluster_slots(struct call *call);
+void verb_cluster_topology(struct call *call);
 /* commands_connection.c */
 void verb_auth(struct call *call);
 void verb_client_getname(struct call *call);
@@ -165,7 +180,6 @@ void verb_setnx(struct call *call);
 void verb_setrange(struct call *call);
 void verb_strlen(struct call *call);
 /* commands_server.c */
-void verb_cluster_replace(struct call *call);
 void verb_command(struct call *call);
 void verb_command_count(struct call *call);
 void verb_command_docs(struct call *call);

@@ -181,11 +181,13 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                     .max_value = config->max_value,
                                     .max_pipeline = config->max_pipeline,
                                     .max_output = SESSION_OUTPUT_DEFAULT,
-                                    .max_input = config->max_memory_inflight};
+                                    .max_input = config->max_memory_inflight,
+                                    .redirect = config->redirect};
     struct session_port port = {.data = server,
                                 .submit = submit_op,
                                 .now_ms = server_now,
                                 .describe = server_describe,
+                                .find_leader = server_find_leader,
                                 .replace = replace_node};
     session_host_init(&server->sessions, &limits, &port);
     struct listener_options options = {.host = config->listen.host,

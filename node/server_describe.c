@@ -64,6 +64,9 @@ void server_describe(void *data, struct server_info *info) {
         info->nodes[i].client_address = server->addresses[i];
         info->nodes[i].connected = config->nodes[i].id == config->node_id ||
                                    peers_is_up(server->peers, config->nodes[i].id);
+        info->nodes[i].host = config->nodes[i].client.host;
+        info->nodes[i].port = config->nodes[i].client.port;
+        info->nodes[i].peer_port = config->nodes[i].peer.port;
     }
     info->n_shards = config->shards;
     for (unsigned i = 0; i < config->shards; i++) {
@@ -79,6 +82,21 @@ void server_describe(void *data, struct server_info *info) {
     info->log_syncs = logged.syncs;
     info->disk_free = server->disk_free;
     info->disk_has_space = !server->disk_low && log_has_space(server->log);
+}
+
+bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t *port) {
+    const struct server *server = data;
+    uint64_t leader = group_leader(server->groups[shard]);
+    if (leader == 0 || leader == server->identity.node_id || !peers_is_up(server->peers, leader)) {
+        return false;
+    }
+    const struct config_node *node = config_find_node(server->config, (uint32_t)leader);
+    if (node == NULL) {
+        return false;
+    }
+    *host = node->client.host;
+    *port = node->client.port;
+    return true;
 }
 
 bool server_is_unready(struct server *server, char *reason, size_t size) {

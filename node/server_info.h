@@ -12,6 +12,9 @@ struct server_info_node {
     uint32_t id;
     const char *client_address; /* HOST:PORT, never NULL */
     bool connected;             /* a peer link is up; true for this node itself */
+    const char *host;           /* of client_address, never NULL */
+    uint16_t port;
+    uint16_t peer_port;
 };
 
 struct server_info_shard {

@@ -119,6 +119,8 @@ enum error_code server_replace(struct server *server, uint64_t node, struct erro
 
 /* server_describe.c */
 void server_describe(void *data, struct server_info *info);
+/* See session_port.find_leader. */
+bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t *port);
 /* Why the node does not serve, in words; false when it does. */
 bool server_is_unready(struct server *server, char *reason, size_t size);
 

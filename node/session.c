@@ -272,6 +272,10 @@ void call_submit(struct call *call, const struct command *command, const struct 
     struct session *session = call->session;
     struct session_host *host = session->host;
     ASSERT(!session->answered);
+    bool is_write = command_is_write(command->kind);
+    if (call_redirect(call, is_write || session->level == READ_LINEARIZABLE)) {
+        return;
+    }
     session->answered = true;
 
     struct slot *slot = slot_new(session, true);
@@ -286,7 +290,7 @@ void call_submit(struct call *call, const struct command *command, const struct 
     command_encode(&slot->op.command, &complete, args, n_args);
     slot->op_bytes = slot->op.command.size;
     slot->op.shard = slot_shard(slot_of(complete.project), host->limits.n_shards);
-    slot->op.is_write = command_is_write(command->kind);
+    slot->op.is_write = is_write;
     slot->op.after_writes = !slot->op.is_write && session->writes > 0;
     slot->op.level = session->level;
     slot->op.min_index = session->seen[slot->op.shard];
@@ -504,6 +508,7 @@ struct session *session_new(struct session_host *host, const char *peer, const c
     session->active_ms = session->since_ms;
     session->parser = resp_parser_new(&limits);
     session->read_window = SESSION_READ_WINDOW;
+    session->redirect = host->limits.redirect;
     session->seen = mem_zalloc(host->limits.n_shards, sizeof *session->seen);
     list_init(&session->slots);
     list_push(&host->sessions, &session->link);

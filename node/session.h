@@ -49,6 +49,7 @@ struct session_limits {
     unsigned max_pipeline; /* operations of a session under way */
     size_t max_output;     /* SESSION_OUTPUT_DEFAULT */
     uint64_t max_input;    /* bytes of half-received commands, all sessions together */
+    bool redirect;         /* connections begin with CLUSTER REDIRECT ON */
 };
 
 /* What a session needs from the node. */
@@ -60,6 +61,10 @@ struct session_port {
     uint64_t (*now_ms)(void *data);
     /* Fills a zeroed *info. */
     void (*describe)(void *data, struct server_info *info);
+    /* Client address of the shard's leader; false when this node leads or knows of no leader that
+     * it can reach. The host stays valid until the callback's caller returns to the event loop. May
+     * be NULL: nobody is redirected. */
+    bool (*find_leader)(void *data, unsigned shard, const char **host, uint16_t *port);
     /* CLUSTER REPLACE; may be NULL. On refusal the error tells why. */
     enum error_code (*replace)(void *data, uint64_t node, struct error *error);
 };

@@ -33,6 +33,8 @@ struct session {
     uint64_t max_stale_ms; /* READ_EVENTUAL: 0: any age will do */
     uint64_t *seen;        /* per shard: highest log index that was written or read */
 
+    bool redirect; /* what only the leader can do is answered with -MOVED elsewhere */
+
     /* Input. */
     struct resp_parser *parser;
     struct resp_command pending; /* parsed, not yet carried out, when has_pending */

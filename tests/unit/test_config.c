@@ -56,6 +56,7 @@ static void test_minimal_file_takes_the_defaults(void **state) {
     assert_int_equal(config.trailing_entries, 4096);
     assert_int_equal(config.min_free_disk, 64 * MIB);
     assert_true(config.rebalance);
+    assert_false(config.redirect);
     assert_false(config.insecure_listen);
     assert_int_equal(config.log_level, SAY_INFO);
     assert_int_equal(config_find_node(&config, 3)->peer.port, 7203);
@@ -64,17 +65,19 @@ static void test_minimal_file_takes_the_defaults(void **state) {
 
 static void test_units_comments_and_overrides(void **state) {
     (void)state;
-    assert_int_equal(parse("# a comment\r\n\n  max_value=8 MiB # inline\r\nelection_ms = 2s\n"
-                           "heartbeat_ms = 100ms\nlog_level = debug\nrebalance = no\n"
-                           "log_cache = 4096KiB\n"
-                           "listen = [::1]:7000\n" MINIMAL),
-                     ERROR_NONE);
+    assert_int_equal(
+        parse("# a comment\r\n\n  max_value=8 MiB # inline\r\nelection_ms = 2s\n"
+              "heartbeat_ms = 100ms\nlog_level = debug\nrebalance = no\nredirect = yes\n"
+              "log_cache = 4096KiB\n"
+              "listen = [::1]:7000\n" MINIMAL),
+        ERROR_NONE);
     assert_int_equal(config.max_value, 8 * MIB);
     assert_int_equal(config.election_ms, 2000);
     assert_int_equal(config.heartbeat_ms, 100);
     assert_int_equal(config.log_cache, 4 * MIB);
     assert_int_equal(config.log_level, SAY_DEBUG);
     assert_false(config.rebalance);
+    assert_true(config.redirect);
     assert_string_equal(config.listen.host, "::1");
     char text[CONFIG_HOST_SIZE + 8];
     config_format_address(&config.listen, text, sizeof text);
