@@ -27,7 +27,9 @@
     X(ERROR_MISMATCH, 15, "ERR", "belongs to another cluster or node")                             \
     X(ERROR_LOCKED, 16, "ERR", "in use by another process")                                        \
     X(ERROR_VERSION, 17, "ERR", "unsupported format version")                                      \
-    X(ERROR_SYNTAX, 18, "ERR", "syntax error")
+    X(ERROR_SYNTAX, 18, "ERR", "syntax error")                                                     \
+    X(ERROR_NOSESSION, 19, "NOSESSION", "no such session of exactly-once writes")                  \
+    X(ERROR_FORGOTTEN, 20, "FORGOTTEN", "the result of that write is no longer kept")
 
 enum error_code {
 #define ERROR_ENUM(symbol, number, prefix, description) symbol = number,

@@ -45,6 +45,16 @@ enum {
 #define LIMIT_SCAN_KEYS 10000
 #define LIMIT_SCAN_BYTES (1 * MIB)
 
+/* Sessions of exactly-once writes, of one shard; see docs/exactly-once.md. Kept results count with
+ * what keeping them takes; one result may pass a bound that was not reached before it. */
+#define LIMIT_ONCE_SESSIONS 16384
+#define LIMIT_ONCE_WINDOW 65536 /* sequence numbers from the lowest that is not done */
+#define LIMIT_ONCE_SESSION_BYTES (4 * MIB)
+#define LIMIT_ONCE_SHARD_BYTES (256 * MIB)
+#define LIMIT_ONCE_TTL_MIN_MS 1000
+#define LIMIT_ONCE_TTL_MAX_MS (24 * 60 * 60 * 1000)
+#define LIMIT_ONCE_TTL_DEFAULT_MS (10 * 60 * 1000)
+
 /* Log segment, bytes: default, and the least that a test may ask for. */
 #define LIMIT_SEGMENT_SIZE_DEFAULT (64 * MIB)
 #define LIMIT_SEGMENT_SIZE_MIN (1 * MIB)

@@ -186,6 +186,9 @@ static const apply_handler handlers[] = {
     [COMMAND_SET_MANY] = apply_set_many,
     [COMMAND_DELETE_MATCHING] = apply_delete_matching,
     [COMMAND_TRANSACTION] = apply_transaction,
+    [COMMAND_ONCE_OPEN] = apply_once_open,
+    [COMMAND_ONCE_CLOSE] = apply_once_close,
+    [COMMAND_ONCE] = apply_once,
 };
 
 enum error_code apply_command(const struct batch_context *batch, const struct command *command,
@@ -195,6 +198,16 @@ enum error_code apply_command(const struct batch_context *batch, const struct co
         return read_command(batch->machine, command, result, error);
     }
     return handlers[kind](batch, command, result, error);
+}
+
+enum error_code apply_nested(const struct batch_context *batch, struct slice encoded,
+                             struct result *result, struct error *error) {
+    struct command command;
+    struct error reason;
+    if (command_decode(encoded, &command, &reason) != ERROR_NONE) {
+        return error_set(error, ERROR_CORRUPT, "batch: nested %s", reason.message);
+    }
+    return apply_command(batch, &command, result, error);
 }
 
 static enum error_code apply_batch(struct machine *machine, const struct machine_entry *entry,

@@ -19,8 +19,8 @@ struct command_rule {
     enum command_kind kind;
     unsigned traits; /* enum trait */
     uint8_t flags;   /* those that may be set */
-    /* A letter for each argument: k key, v value, n number, p pattern. A condition (IFEQ, IFVER)
-     * adds one. */
+    /* A letter for each argument: k key, v value, n number, p pattern, s session, c nested command.
+     * A condition (IFEQ, IFVER) adds one. */
     const char *args;
 };
 
@@ -59,6 +59,9 @@ static const struct command_rule rules[] = {
     {COMMAND_SET_MANY, WRITES | GROWS | REPEATS, COMMAND_FLAG_NX, "kv"},
     {COMMAND_DELETE_MATCHING, WRITES, CONDITIONS, "k"},
     {COMMAND_TRANSACTION, WRITES | NESTS | ALONE, 0, ""},
+    {COMMAND_ONCE_OPEN, WRITES | GROWS, 0, "sn"},
+    {COMMAND_ONCE_CLOSE, WRITES, 0, "s"},
+    {COMMAND_ONCE, WRITES, 0, "snnc"},
     {COMMAND_GET, 0, 0, "k"},
     {COMMAND_EXISTS, REPEATS, 0, "k"},
     {COMMAND_PTTL, 0, COMMAND_FLAG_ROUND_S, "k"},
@@ -136,6 +139,9 @@ static bool transaction_may_grow(struct slice bytes) {
 }
 
 bool command_may_grow(struct slice bytes) {
+    if (bytes.size > 0 && bytes.data[0] == COMMAND_ONCE) {
+        bytes = nested_in(bytes);
+    }
     const struct command_rule *rule = bytes.size > 0 ? rule_of(bytes.data[0]) : NULL;
     if (rule == NULL) {
         return false;
@@ -262,8 +268,30 @@ static enum error_code check_value(struct slice value, struct error *error) {
     return ERROR_NONE;
 }
 
-static enum error_code check_arg(char letter, struct slice arg, struct error *error) {
+/* What is nested nests nothing itself, so this does not go deep. */
+static enum error_code check_nested(const struct command *outer, struct slice bytes,
+                                    struct error *error) {
+    if (bytes.size > 0 && !command_may_be_once((enum command_kind)bytes.data[0])) {
+        return error_set(error, ERROR_INVALID, "command %u cannot be nested in command %u",
+                         (unsigned)bytes.data[0], (unsigned)outer->kind);
+    }
+    struct command nested;
+    enum error_code code = command_decode(bytes, &nested, error);
+    if (code == ERROR_NONE && !slice_equal(nested.project, outer->project)) {
+        code = error_set(error, ERROR_INVALID, "nested command of another project");
+    }
+    return code;
+}
+
+static enum error_code check_arg(const struct command *command, char letter, struct slice arg,
+                                 struct error *error) {
     switch (letter) {
+    case 's':
+        return arg.size == COMMAND_SESSION_SIZE
+                   ? ERROR_NONE
+                   : error_set(error, ERROR_INVALID, "session of %zu bytes", arg.size);
+    case 'c':
+        return check_nested(command, arg, error);
     case 'k':
         return check_key(arg, error);
     case 'v':
@@ -382,7 +410,7 @@ static enum error_code check_args(const struct command *command, const struct co
         if (args.failed) {
             break;
         }
-        enum error_code code = check_arg(letters[i % round], arg, error);
+        enum error_code code = check_arg(command, letters[i % round], arg, error);
         if (code != ERROR_NONE) {
             return code;
         }

@@ -28,6 +28,9 @@
  * two's complement. "limit" is the largest value, in bytes, that the command may make: max_value of
  * the node that took it, carried along because nodes may be configured differently.
  *
+ * A session is COMMAND_SESSION_SIZE bytes. A nested command is an encoded command; it is checked
+ * with the one that holds it.
+ *
  * All decoding checks lengths first; a batch that does not decode is damage, not input, since
  * leaders check what they propose. */
 #ifndef NODE_MACHINE_COMMAND_H
@@ -56,6 +59,10 @@ enum command_kind {
     COMMAND_SET_MANY = 15,        /* key, value ... : OK; with NX 1, or 0 when one existed */
     COMMAND_DELETE_MATCHING = 16, /* key, condition : 1 or 0 */
     COMMAND_TRANSACTION = 22,     /* watches and commands, see below : RESULT_RESULTS or nil */
+    COMMAND_ONCE_OPEN = 23,       /* session, lifetime in milliseconds : its id as text */
+    COMMAND_ONCE_CLOSE = 24,      /* session : 1 or 0 */
+    COMMAND_ONCE = 25, /* session, sequence, lowest sequence not done (0: as it was), nested
+                        * write of the same project : what the nested one answers */
     /* Reads: never in the log. */
     COMMAND_GET = 64,         /* key : value or nil */
     COMMAND_EXISTS = 65,      /* key ... : how many exist, counting repeats */
@@ -149,7 +156,11 @@ struct command_origin {
     uint64_t sequence;
 };
 
+enum { COMMAND_SESSION_SIZE = 16 };
+
 bool command_is_write(enum command_kind kind);
+/* Whether COMMAND_ONCE may hold a command of this kind. */
+bool command_may_be_once(enum command_kind kind);
 /* Whether an encoded write may make the state larger: refused when disks run full. */
 bool command_may_grow(struct slice bytes);
 

@@ -33,7 +33,11 @@ static const char schema[] =
     " size INTEGER NOT NULL, large INTEGER NOT NULL, value BLOB,"
     " PRIMARY KEY (project, epoch, key)) WITHOUT ROWID;"
     "CREATE INDEX kv_expiry ON kv (project, epoch, expires_at, key) WHERE expires_at > 0;"
-    "CREATE TABLE large (id INTEGER PRIMARY KEY, value BLOB NOT NULL);";
+    "CREATE TABLE large (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
+    "CREATE TABLE once_sessions (number INTEGER PRIMARY KEY, id BLOB NOT NULL,"
+    " ttl INTEGER NOT NULL, expires_at INTEGER NOT NULL, low INTEGER NOT NULL);"
+    "CREATE TABLE once_results (id INTEGER PRIMARY KEY, session INTEGER NOT NULL,"
+    " chunk INTEGER NOT NULL, results BLOB NOT NULL);";
 
 static const char *const statement_sql[STATEMENT_COUNT] = {
 #define STATEMENT_SQL(symbol, sql) sql,

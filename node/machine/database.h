@@ -72,7 +72,19 @@
       "DELETE FROM large WHERE id IN (SELECT large FROM kv "                                       \
       "WHERE project = ?1 AND epoch = ?2 AND key <= ?3 AND large > 0)")                            \
     X(STATEMENT_EPOCH_REMOVE, "DELETE FROM kv "                                                    \
-                              "WHERE project = ?1 AND epoch = ?2 AND key <= ?3")
+                              "WHERE project = ?1 AND epoch = ?2 AND key <= ?3")                   \
+    X(STATEMENT_SESSION_ALL, "SELECT number, id, ttl, expires_at, low FROM once_sessions "         \
+                             "ORDER BY number")                                                    \
+    X(STATEMENT_SESSION_ADD, "INSERT INTO once_sessions (id, ttl, expires_at, low) "               \
+                             "VALUES (?1, ?2, ?3, ?4)")                                            \
+    X(STATEMENT_SESSION_PUT, "UPDATE once_sessions SET expires_at = ?2, low = ?3 "                 \
+                             "WHERE number = ?1")                                                  \
+    X(STATEMENT_SESSION_REMOVE, "DELETE FROM once_sessions WHERE number = ?1")                     \
+    X(STATEMENT_RESULTS_ALL, "SELECT id, session, chunk, results FROM once_results ORDER BY id")   \
+    X(STATEMENT_RESULTS_ADD, "INSERT INTO once_results (session, chunk, results) "                 \
+                             "VALUES (?1, ?2, ?3)")                                                \
+    X(STATEMENT_RESULTS_PUT, "UPDATE once_results SET results = ?2 WHERE id = ?1")                 \
+    X(STATEMENT_RESULTS_REMOVE, "DELETE FROM once_results WHERE id = ?1")
 
 enum statement {
 #define STATEMENT_ENUM(symbol, sql) symbol,

@@ -136,9 +136,10 @@ static enum error_code check_totals(struct machine *machine, struct error *error
         used_bytes += project->used_bytes;
         digest += project->digest + digest_project(project->seed, project->quota);
     }
+    digest += machine->once.digest;
     if (keys != machine->state.keys || used_bytes != machine->state.used_bytes ||
         digest != machine->state.digest) {
-        return damaged(machine, error, "its projects do not add up to its totals");
+        return damaged(machine, error, "its projects and sessions do not add up to its totals");
     }
     return ERROR_NONE;
 }
@@ -147,6 +148,9 @@ enum error_code machine_load(struct machine *machine, struct error *error) {
     enum error_code code = load_meta(machine, error);
     if (code == ERROR_NONE) {
         code = load_projects(machine, error);
+    }
+    if (code == ERROR_NONE) {
+        code = once_load(machine, &machine->once, error);
     }
     if (code == ERROR_NONE) {
         code = check_totals(machine, error);
@@ -214,6 +218,10 @@ enum error_code machine_save(struct machine *machine, struct error *error) {
             return code;
         }
     }
+    enum error_code code = once_save(machine, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
     struct database *database = &machine->database;
     const struct machine_state *state = &machine->state;
     database_bind_u64(database, STATEMENT_META_PUT, 1, state->applied_index);
@@ -278,6 +286,7 @@ void machine_close(struct machine *machine) {
     /* Somebody may still be reading the file of a held snapshot. */
     database_close(&machine->database, machine->holds > 0);
     projects_free(&machine->projects);
+    once_free(&machine->once);
     scan_cursors_free(&machine->cursors);
     buffer_free(&machine->config);
     buffer_free(&machine->held_config);

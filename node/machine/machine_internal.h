@@ -9,12 +9,14 @@
 #include "base/error.h"
 #include "node/machine/database.h"
 #include "node/machine/machine.h"
+#include "node/machine/once.h"
 #include "node/machine/projects.h"
 #include "node/machine/scan_cursors.h"
 
 struct machine {
     struct database database;
     struct projects projects;
+    struct once once;
     struct machine_state state; /* as of the last committed transaction, or within one */
     struct buffer config;
     uint64_t garbage; /* epochs that machine_reclaim() has to remove */
@@ -34,7 +36,7 @@ struct machine {
 enum error_code machine_load(struct machine *machine, struct error *error);
 /* Loads again when an earlier attempt failed; every operation starts here. */
 enum error_code machine_ready(struct machine *machine, struct error *error);
-/* Writes the dirty projects and the meta row. */
+/* Writes the dirty projects and sessions and the meta row. */
 enum error_code machine_save(struct machine *machine, struct error *error);
 /* Ends a transaction without effect and brings the memory back to `before`. */
 void machine_rollback(struct machine *machine, const struct machine_state *before);
@@ -101,11 +103,45 @@ enum error_code read_scan(struct machine *machine, const struct project *project
 
 /* expiry.c */
 
+/* Of two times, where 0 stands for never. */
+static inline uint64_t expiry_earlier(uint64_t a_ms, uint64_t b_ms) {
+    return a_ms == 0 || (b_ms != 0 && b_ms < a_ms) ? b_ms : a_ms;
+}
+
 /* Removes what has expired at `now_ms`, within the bounds of one step, and moves the clock. */
 enum error_code expiry_advance(struct machine *machine, uint64_t now_ms, struct error *error);
 /* Makes state.next_expiry_ms exact. */
 enum error_code expiry_settle(struct machine *machine, struct error *error);
 /* Sets next_expiry of every project from the rows. */
 enum error_code expiry_load(struct machine *machine, struct error *error);
+
+/* once.c: sessions of exactly-once writes. */
+
+/* Removes sessions that have expired at `now_ms`, within the bounds of one step. *left_ms is the
+ * expiry of the first that has expired and stays, 0 when none does. */
+enum error_code once_purge(struct machine *machine, uint64_t now_ms, uint64_t *left_ms,
+                           struct error *error);
+
+/* once_rows.c: sessions in the database. */
+
+/* Reads all of them into `once`, which may hold others before. */
+enum error_code once_load(struct machine *machine, struct once *once, struct error *error);
+/* Writes what has changed. */
+enum error_code once_save(struct machine *machine, struct error *error);
+/* Keeps an encoded result under a number that has none. */
+enum error_code once_keep(struct machine *machine, struct once_session *session, uint64_t sequence,
+                          struct slice encoded, struct error *error);
+/* Appends the encoded result to the empty buffer, checked against its hash. */
+enum error_code once_recall(struct machine *machine, const struct once_session *session,
+                            uint64_t sequence, const struct once_result *kept,
+                            struct buffer *encoded, struct error *error);
+/* Raises session->low and removes what is kept below it. */
+enum error_code once_forget(struct machine *machine, struct once_session *session, uint64_t low,
+                            struct error *error);
+/* Removes the session and all that it keeps. */
+enum error_code once_remove(struct machine *machine, struct once_session *session,
+                            struct error *error);
+/* Counts everything again from the rows; *large is how many results stand in `large`. */
+enum error_code once_recount(struct machine *machine, uint64_t *large, struct error *error);
 
 #endif

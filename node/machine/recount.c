@@ -174,6 +174,7 @@ static enum error_code compare_projects(const struct recount *recount, struct er
     if (total.used_bytes != machine->state.used_bytes) {
         return differs(recount, error, "bytes", total.used_bytes, machine->state.used_bytes);
     }
+    total.digest += machine->once.digest;
     if (total.digest != machine->state.digest) {
         return differs(recount, error, "digest", total.digest, machine->state.digest);
     }
@@ -200,8 +201,10 @@ static enum error_code compare_index(const struct recount *recount, struct error
     if (recount->expiring_sum != sum) {
         return differs(recount, error, "digest of the expiry index", recount->expiring_sum, sum);
     }
-    if (recount->next_expiry_ms != recount->machine->state.next_expiry_ms) {
-        return differs(recount, error, "next expiry", recount->next_expiry_ms,
+    uint64_t next_ms =
+        expiry_earlier(recount->next_expiry_ms, once_next_expiry(&recount->machine->once));
+    if (next_ms != recount->machine->state.next_expiry_ms) {
+        return differs(recount, error, "next expiry", next_ms,
                        recount->machine->state.next_expiry_ms);
     }
     return ERROR_NONE;
@@ -209,10 +212,15 @@ static enum error_code compare_index(const struct recount *recount, struct error
 
 static enum error_code compare_large(const struct recount *recount, struct error *error) {
     uint64_t large_rows = 0;
-    enum error_code code =
-        database_number(&recount->machine->database, STATEMENT_LARGE_COUNT, &large_rows, error);
-    if (code == ERROR_NONE && recount->large_rows != large_rows) {
-        return differs(recount, error, "large values", recount->large_rows, large_rows);
+    uint64_t large_results = 0;
+    enum error_code code = once_recount(recount->machine, &large_results, error);
+    if (code != ERROR_NONE) {
+        return code;
+    }
+    code = database_number(&recount->machine->database, STATEMENT_LARGE_COUNT, &large_rows, error);
+    if (code == ERROR_NONE && recount->large_rows + large_results != large_rows) {
+        return differs(recount, error, "large values", recount->large_rows + large_results,
+                       large_rows);
     }
     return code;
 }

@@ -23,7 +23,8 @@ static void test_every_code_has_words(void **state) {
     assert_int_equal(ERROR_NONE, 0);
     assert_int_equal(ERROR_UNCERTAIN, 10);
     assert_int_equal(ERROR_SYNTAX, 18);
-    for (int code = 0; code <= 18; code++) {
+    assert_int_equal(ERROR_FORGOTTEN, 20);
+    for (int code = 0; code <= 20; code++) {
         assert_true(error_is_known(code));
         assert_true(strlen(error_describe((enum error_code)code)) > 0);
         assert_true(strlen(error_prefix((enum error_code)code)) > 0);
