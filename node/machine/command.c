@@ -277,8 +277,9 @@ static enum error_code check_nested(const struct command *outer, struct slice by
     }
     struct command nested;
     enum error_code code = command_decode(bytes, &nested, error);
-    if (code == ERROR_NONE && !slice_equal(nested.project, outer->project)) {
-        code = error_set(error, ERROR_INVALID, "nested command of another project");
+    if (code == ERROR_NONE &&
+        (!slice_equal(nested.project, outer->project) || nested.token != outer->token)) {
+        code = error_set(error, ERROR_INVALID, "nested command of another project or token");
     }
     return code;
 }

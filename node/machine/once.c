@@ -12,8 +12,9 @@
  * that go. A session goes as a whole. */
 enum { PURGE_ROWS = MACHINE_PURGE_STEP };
 
+/* When a session that is used now expires; 0 when that lies beyond the range of times. */
 static uint64_t deadline_of(const struct batch_context *batch, uint64_t ttl_ms) {
-    return ttl_ms < INT64_MAX - batch->now_ms ? batch->now_ms + ttl_ms : INT64_MAX;
+    return ttl_ms <= INT64_MAX - batch->now_ms ? batch->now_ms + ttl_ms : 0;
 }
 
 static void answer_id(struct result *result, struct slice id) {
@@ -38,6 +39,11 @@ enum error_code apply_once_open(const struct batch_context *batch, const struct 
                          LIMIT_ONCE_TTL_MIN_MS, LIMIT_ONCE_TTL_MAX_MS, ttl_ms);
         return ERROR_NONE;
     }
+    uint64_t expires_at_ms = deadline_of(batch, ttl_ms);
+    if (expires_at_ms == 0) {
+        result_set_error(result, ERROR_INVALID, "the session would expire beyond the end of time");
+        return ERROR_NONE;
+    }
     if (once_find(once, id) != NULL) {
         result_set_error(result, ERROR_INVALID, "there is a session of that id already");
         return ERROR_NONE;
@@ -48,7 +54,7 @@ enum error_code apply_once_open(const struct batch_context *batch, const struct 
                          LIMIT_ONCE_SESSIONS);
         return ERROR_NONE;
     }
-    struct once_session *session = once_add(once, id, ttl_ms, deadline_of(batch, ttl_ms), 1);
+    struct once_session *session = once_add(once, id, ttl_ms, expires_at_ms, 1);
     once_mark(once, session);
     answer_id(result, id);
     return ERROR_NONE;

@@ -122,7 +122,71 @@ static void test_each_kind_takes_its_arguments(void **state) {
         }
     }
     assert_false(command_may_grow((struct slice){0}));
+    assert_true(command_is_write(COMMAND_ONCE));
     assert_false(command_is_write((enum command_kind)99));
+}
+
+/* A session and a nested command, which has to be a write of the same project and token. */
+static void test_once_holds_a_write(void **state) {
+    (void)state;
+    struct slice id = slice_of("16 bytes of id..");
+    struct slice number = slice_of("8 bytes.");
+    struct slice set_args[] = {slice_of("k"), slice_of("v")};
+    const struct command set = {.kind = COMMAND_SET, .project = slice_of("p"), .token = 7};
+    const struct command delete = {.kind = COMMAND_DELETE, .project = slice_of("p"), .token = 7};
+    struct command once = {.kind = COMMAND_ONCE, .project = slice_of("p"), .token = 7};
+    struct buffer nested = encode(&set, set_args, 2);
+    struct slice args[] = {id, number, number, buffer_slice(&nested)};
+    assert_int_equal(decode_once(&once, args, 4), ERROR_NONE);
+    assert_int_equal(decode_once(&once, args, 3), ERROR_INVALID);
+    struct buffer whole = encode(&once, args, 4);
+    assert_true(command_may_grow(buffer_slice(&whole)));
+    assert_false(command_may_grow(slice_make(whole.data, whole.size - 1)));
+    for (size_t size = 0; size < nested.size; size++) {
+        args[3].size = size;
+        assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    }
+    args[3].size = nested.size;
+    args[0].size = 15;
+    assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    args[0].size = 16;
+    args[1].size = 7;
+    assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    args[1].size = 8;
+    once.token = 8;
+    assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    once.token = 7;
+    once.project = slice_of("q");
+    assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    once.project = slice_of("p");
+
+    buffer_free(&nested);
+    nested = encode(&delete, set_args, 1);
+    args[3] = buffer_slice(&nested);
+    assert_int_equal(decode_once(&once, args, 4), ERROR_NONE);
+    buffer_free(&whole);
+    whole = encode(&once, args, 4);
+    assert_false(command_may_grow(buffer_slice(&whole)));
+    /* Nothing else goes into it: no read, no fence, nothing of sessions, nothing unknown. */
+    static const enum command_kind others[] = {COMMAND_GET,       COMMAND_FENCE,
+                                               COMMAND_ONCE_OPEN, COMMAND_ONCE_CLOSE,
+                                               COMMAND_ONCE,      (enum command_kind)99};
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        assert_false(command_may_be_once(others[i]));
+        nested.data[0] = (uint8_t)others[i];
+        assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    }
+    args[3] = buffer_slice(&whole);
+    assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
+    buffer_free(&whole);
+    buffer_free(&nested);
+
+    const struct command open = {.kind = COMMAND_ONCE_OPEN, .project = slice_of("p")};
+    const struct command close = {.kind = COMMAND_ONCE_CLOSE, .project = slice_of("p")};
+    assert_int_equal(decode_once(&open, args, 2), ERROR_NONE);
+    assert_int_equal(decode_once(&open, args, 1), ERROR_INVALID);
+    assert_int_equal(decode_once(&close, args, 1), ERROR_NONE);
+    assert_int_equal(decode_once(&close, args + 1, 1), ERROR_INVALID);
 }
 
 static void test_flags_and_expiry_are_checked(void **state) {
@@ -569,6 +633,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_set_survives_the_round_trip),
         cmocka_unit_test(test_each_kind_takes_its_arguments),
+        cmocka_unit_test(test_once_holds_a_write),
         cmocka_unit_test(test_flags_and_expiry_are_checked),
         cmocka_unit_test(test_each_kind_checks_its_options),
         cmocka_unit_test(test_sizes_are_limited),
