@@ -200,16 +200,6 @@ enum error_code apply_command(const struct batch_context *batch, const struct co
     return handlers[kind](batch, command, result, error);
 }
 
-enum error_code apply_nested(const struct batch_context *batch, struct slice encoded,
-                             struct result *result, struct error *error) {
-    struct command command;
-    struct error reason;
-    if (command_decode(encoded, &command, &reason) != ERROR_NONE) {
-        return error_set(error, ERROR_CORRUPT, "batch: nested %s", reason.message);
-    }
-    return apply_command(batch, &command, result, error);
-}
-
 static enum error_code apply_batch(struct machine *machine, const struct machine_entry *entry,
                                    machine_result_cb on_result, void *data, struct error *error) {
     struct command_batch batch;

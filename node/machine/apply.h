@@ -59,9 +59,6 @@ enum error_code apply_store(const struct batch_context *batch, const struct comm
                             struct result *result, struct error *error);
 enum error_code apply_remove(const struct batch_context *batch, const struct target *target,
                              struct error *error);
-/* Carries out a command that came as an argument of another one. */
-enum error_code apply_nested(const struct batch_context *batch, struct slice encoded,
-                             struct result *result, struct error *error);
 
 /* apply.c: runs a decoded command, a read too: within a transaction they see what stands before
  * them in the same entry. */

@@ -59,9 +59,9 @@ static const struct command_rule rules[] = {
     {COMMAND_SET_MANY, WRITES | GROWS | REPEATS, COMMAND_FLAG_NX, "kv"},
     {COMMAND_DELETE_MATCHING, WRITES, CONDITIONS, "k"},
     {COMMAND_TRANSACTION, WRITES | NESTS | ALONE, 0, ""},
-    {COMMAND_ONCE_OPEN, WRITES | GROWS, 0, "sn"},
-    {COMMAND_ONCE_CLOSE, WRITES, 0, "s"},
-    {COMMAND_ONCE, WRITES, 0, "snnc"},
+    {COMMAND_ONCE_OPEN, WRITES | GROWS | ALONE, 0, "sn"},
+    {COMMAND_ONCE_CLOSE, WRITES | ALONE, 0, "s"},
+    {COMMAND_ONCE, WRITES | ALONE, 0, "snnc"},
     {COMMAND_GET, 0, 0, "k"},
     {COMMAND_EXISTS, REPEATS, 0, "k"},
     {COMMAND_PTTL, 0, COMMAND_FLAG_ROUND_S, "k"},
@@ -138,28 +138,48 @@ static bool transaction_may_grow(struct slice bytes) {
     return false;
 }
 
-bool command_may_grow(struct slice bytes) {
-    if (bytes.size > 0 && bytes.data[0] == COMMAND_ONCE) {
-        bytes = nested_in(bytes);
+/* The nested command is the last argument. */
+static bool once_may_grow(struct slice bytes) {
+    struct reader args = reader_make(bytes);
+    unsigned kind, mode;
+    struct command command = read_header(&args, &kind, &mode);
+    struct slice nested = {0};
+    for (uint32_t i = 0; i < command.n_args && !args.failed; i++) {
+        nested = reader_bytes(&args);
     }
+    return !args.failed && nested.size > 0 && nested.data[0] != COMMAND_ONCE &&
+           command_may_grow(nested);
+}
+
+bool command_may_grow(struct slice bytes) {
     const struct command_rule *rule = bytes.size > 0 ? rule_of(bytes.data[0]) : NULL;
     if (rule == NULL) {
         return false;
     }
-    /* Transactions do not nest, so this ends. */
-    return rule->kind == COMMAND_TRANSACTION ? transaction_may_grow(bytes)
-                                             : (rule->traits & GROWS) != 0;
+    /* What nests does not stand in its own kind, so this ends. */
+    switch (rule->kind) {
+    case COMMAND_TRANSACTION:
+        return transaction_may_grow(bytes);
+    case COMMAND_ONCE:
+        return once_may_grow(bytes);
+    default:
+        return (rule->traits & GROWS) != 0;
+    }
 }
 
 bool command_may_nest(enum command_kind outer, enum command_kind kind) {
     const struct command_rule *rule = rule_of((unsigned)kind);
+    if (outer == COMMAND_ONCE && kind == COMMAND_TRANSACTION) {
+        return true;
+    }
     if (rule == NULL || (rule->traits & ALONE) != 0) {
         return false;
     }
     if (outer == COMMAND_TRANSACTION) {
         return (rule->traits & UNSTEADY) == 0;
     }
-    return outer == COMMAND_READ_TRANSACTION && (rule->traits & WRITES) == 0;
+    bool writes = (rule->traits & WRITES) != 0;
+    return outer == COMMAND_ONCE ? writes : outer == COMMAND_READ_TRANSACTION && !writes;
 }
 
 void command_encode(struct buffer *out, const struct command *command, const struct slice *args,
@@ -268,31 +288,12 @@ static enum error_code check_value(struct slice value, struct error *error) {
     return ERROR_NONE;
 }
 
-/* What is nested nests nothing itself, so this does not go deep. */
-static enum error_code check_nested(const struct command *outer, struct slice bytes,
-                                    struct error *error) {
-    if (bytes.size > 0 && !command_may_be_once((enum command_kind)bytes.data[0])) {
-        return error_set(error, ERROR_INVALID, "command %u cannot be nested in command %u",
-                         (unsigned)bytes.data[0], (unsigned)outer->kind);
-    }
-    struct command nested;
-    enum error_code code = command_decode(bytes, &nested, error);
-    if (code == ERROR_NONE &&
-        (!slice_equal(nested.project, outer->project) || nested.token != outer->token)) {
-        code = error_set(error, ERROR_INVALID, "nested command of another project or token");
-    }
-    return code;
-}
-
-static enum error_code check_arg(const struct command *command, char letter, struct slice arg,
-                                 struct error *error) {
+static enum error_code check_arg(char letter, struct slice arg, struct error *error) {
     switch (letter) {
     case 's':
         return arg.size == COMMAND_SESSION_SIZE
                    ? ERROR_NONE
                    : error_set(error, ERROR_INVALID, "session of %zu bytes", arg.size);
-    case 'c':
-        return check_nested(command, arg, error);
     case 'k':
         return check_key(arg, error);
     case 'v':
@@ -393,6 +394,13 @@ static enum error_code check_transaction(const struct command *command, struct e
     return ERROR_NONE;
 }
 
+static enum error_code check_arg_of(const struct command *command, char letter, struct slice arg,
+                                    struct error *error) {
+    struct command nested;
+    return letter == 'c' ? command_decode_nested(command, arg, &nested, error)
+                         : check_arg(letter, arg, error);
+}
+
 static enum error_code check_args(const struct command *command, const struct command_rule *rule,
                                   struct error *error) {
     if (rule->traits & NESTS) {
@@ -411,7 +419,7 @@ static enum error_code check_args(const struct command *command, const struct co
         if (args.failed) {
             break;
         }
-        enum error_code code = check_arg(command, letters[i % round], arg, error);
+        enum error_code code = check_arg_of(command, letters[i % round], arg, error);
         if (code != ERROR_NONE) {
             return code;
         }

@@ -159,8 +159,6 @@ struct command_origin {
 enum { COMMAND_SESSION_SIZE = 16 };
 
 bool command_is_write(enum command_kind kind);
-/* Whether COMMAND_ONCE may hold a command of this kind. */
-bool command_may_be_once(enum command_kind kind);
 /* Whether an encoded write may make the state larger: refused when disks run full. */
 bool command_may_grow(struct slice bytes);
 

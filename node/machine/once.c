@@ -124,10 +124,11 @@ static bool may_run(const struct once *once, const struct once_session *session,
     return false;
 }
 
-static enum error_code run_and_keep(const struct batch_context *batch, struct once_session *session,
+static enum error_code run_and_keep(const struct batch_context *batch,
+                                    const struct command *command, struct once_session *session,
                                     uint64_t sequence, struct slice nested, struct result *result,
                                     struct error *error) {
-    enum error_code code = apply_nested(batch, nested, result, error);
+    enum error_code code = apply_nested(batch, command, nested, result, error);
     if (code != ERROR_NONE) {
         return code;
     }
@@ -172,7 +173,7 @@ enum error_code apply_once(const struct batch_context *batch, const struct comma
     if (!may_run(&machine->once, session, sequence, result)) {
         return ERROR_NONE;
     }
-    return run_and_keep(batch, session, sequence, nested, result, error);
+    return run_and_keep(batch, command, session, sequence, nested, result, error);
 }
 
 enum error_code once_purge(struct machine *machine, uint64_t now_ms, uint64_t *left_ms,

@@ -172,7 +172,7 @@ static void test_once_holds_a_write(void **state) {
                                                COMMAND_ONCE_OPEN, COMMAND_ONCE_CLOSE,
                                                COMMAND_ONCE,      (enum command_kind)99};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
-        assert_false(command_may_be_once(others[i]));
+        assert_false(command_may_nest(COMMAND_ONCE, others[i]));
         nested.data[0] = (uint8_t)others[i];
         assert_int_equal(decode_once(&once, args, 4), ERROR_INVALID);
     }

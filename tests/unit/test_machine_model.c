@@ -10,6 +10,7 @@
 
 #include "base/prng.h"
 #include "node/machine/digest.h"
+#include "node/machine/once.h"
 
 enum {
     PROJECTS = 4,
@@ -19,7 +20,9 @@ enum {
     COUNTERS = 3, /* first keys of a project, which are incremented */
     OPERATIONS = 250000,
     MAX_PENDING = 12, /* entries applied in one transaction, at most */
-    RECOUNT_EVERY = 400
+    RECOUNT_EVERY = 400,
+    SESSIONS = 6,
+    SEQUENCES = 500 /* that a session remembers, at most */
 };
 
 struct model_row {
@@ -40,10 +43,25 @@ struct model_project {
     struct model_row *rows;
 };
 
+/* A session of exactly-once writes. */
+struct model_session {
+    bool exists;
+    uint64_t ttl_ms;
+    uint64_t expires_at_ms;
+    uint64_t low;
+    uint64_t next; /* above all that were used */
+    struct {
+        bool exists;
+        uint64_t sequence;
+        struct result result;
+    } kept[SEQUENCES]; /* by sequence % SEQUENCES */
+};
+
 struct model {
     uint64_t clock_ms;
     uint64_t n_projects;
     struct model_project projects[PROJECTS];
+    struct model_session sessions[SESSIONS];
 };
 
 static const char *const project_names[PROJECTS] = {"alpha", "beta", "gamma", "bulk"};
@@ -68,6 +86,8 @@ static uint64_t quota_refusals;
 static uint64_t clears;
 static uint64_t increments;
 static uint64_t conditions_held;
+static uint64_t retries;
+static uint64_t sessions_expired;
 
 static uint64_t below(uint64_t bound) {
     return prng_below(&prng, bound);
@@ -89,6 +109,25 @@ static void model_drop(struct model_project *project, unsigned key) {
     project->used_bytes -= key_name(key).size + row->size;
     mem_free(row->value);
     *row = (struct model_row){0};
+}
+
+static void forget(struct model_session *session, unsigned at) {
+    result_free(&session->kept[at].result);
+    session->kept[at].exists = false;
+}
+
+static void forget_below(struct model_session *session, uint64_t low) {
+    for (unsigned i = 0; i < SEQUENCES; i++) {
+        if (session->kept[i].exists && session->kept[i].sequence < low) {
+            forget(session, i);
+        }
+    }
+    session->low = low;
+}
+
+static void forget_session(struct model_session *session) {
+    forget_below(session, UINT64_MAX);
+    session->exists = false;
 }
 
 struct due_row {
@@ -122,6 +161,12 @@ static void model_advance(uint64_t now_ms) {
             }
         }
     }
+    for (unsigned s = 0; s < SESSIONS; s++) {
+        if (model.sessions[s].exists && model.sessions[s].expires_at_ms <= now_ms) {
+            forget_session(&model.sessions[s]);
+            sessions_expired++;
+        }
+    }
     qsort(due, n, sizeof(due[0]), compare_due);
     size_t removed = n < MACHINE_PURGE_STEP ? n : MACHINE_PURGE_STEP;
     for (size_t i = 0; i < removed; i++) {
@@ -134,6 +179,12 @@ static void model_advance(uint64_t now_ms) {
 
 static uint64_t model_next_expiry(void) {
     uint64_t next_ms = 0;
+    for (unsigned s = 0; s < SESSIONS; s++) {
+        uint64_t expires_at_ms = model.sessions[s].expires_at_ms;
+        if (model.sessions[s].exists && (next_ms == 0 || expires_at_ms < next_ms)) {
+            next_ms = expires_at_ms;
+        }
+    }
     for (unsigned p = 0; p < PROJECTS; p++) {
         for (unsigned k = 0; k < model.projects[p].n_keys; k++) {
             uint64_t expires_at_ms = model.projects[p].rows[k].expires_at_ms;
@@ -145,8 +196,44 @@ static uint64_t model_next_expiry(void) {
     return next_ms;
 }
 
+static struct slice session_id(unsigned session) {
+    static uint8_t id[COMMAND_SESSION_SIZE];
+    id[3] = (uint8_t)(session + 1);
+    return slice_make(id, sizeof(id));
+}
+
+/* Puts what the model remembers into a table of its own, which knows the hashes. */
+static uint64_t sessions_digest(void) {
+    struct once once;
+    struct buffer encoded = {0};
+    once_init(&once);
+    for (unsigned s = 0; s < SESSIONS; s++) {
+        const struct model_session *session = &model.sessions[s];
+        if (!session->exists) {
+            continue;
+        }
+        struct once_session *copy =
+            once_add(&once, session_id(s), session->ttl_ms, session->expires_at_ms, session->low);
+        for (unsigned i = 0; i < SEQUENCES; i++) {
+            uint64_t sequence = session->kept[i].sequence;
+            if (!session->kept[i].exists) {
+                continue;
+            }
+            encoded.size = 0;
+            result_encode(&encoded, &session->kept[i].result);
+            struct slice bytes = buffer_slice(&encoded);
+            once_put(&once, copy, once_make_chunk(&once, copy, sequence / ONCE_CHUNK),
+                     (unsigned)(sequence % ONCE_CHUNK), once_hash(copy, sequence, bytes), bytes, 1);
+        }
+    }
+    uint64_t digest = once.digest;
+    once_free(&once);
+    buffer_free(&encoded);
+    return digest;
+}
+
 static uint64_t model_digest(void) {
-    uint64_t digest = 0;
+    uint64_t digest = sessions_digest();
     for (unsigned p = 0; p < PROJECTS; p++) {
         const struct model_project *project = &model.projects[p];
         uint64_t seed = digest_seed(slice_of(project_names[p]));
@@ -721,6 +808,136 @@ static void random_change(struct buffer *batch, uint64_t now_ms, uint64_t quota)
     changes[which](batch, &change);
 }
 
+/* Exactly-once writes. Where the nested command must not run it is a CLEAR, which would show. */
+
+/* An error of this code, with any text. */
+static void expect_error(enum error_code code) {
+    expect((struct result){.kind = RESULT_ERROR, .code = code});
+}
+
+static void send_once(struct buffer *batch, unsigned session, uint64_t sequence, uint64_t low,
+                      struct slice project, struct slice nested) {
+    uint8_t numbers[2][8];
+    bytes_put_u64(numbers[0], sequence);
+    bytes_put_u64(numbers[1], low);
+    struct slice args[] = {session_id(session), slice_make(numbers[0], 8),
+                           slice_make(numbers[1], 8), nested};
+    struct command command = {.kind = COMMAND_ONCE, .project = project};
+    batch_add(batch, &command, args, 4);
+}
+
+static void send_without_effect(struct buffer *batch, unsigned session, uint64_t sequence,
+                                uint64_t low) {
+    struct command clear = {.kind = COMMAND_CLEAR,
+                            .project = slice_of(project_names[below(PROJECTS)])};
+    struct buffer nested = {0};
+    command_encode(&nested, &clear, NULL, 0);
+    send_once(batch, session, sequence, low, clear.project, buffer_slice(&nested));
+    buffer_free(&nested);
+}
+
+/* Some other operation as it is, taken out of a batch of its own. */
+static void send_first_attempt(struct buffer *batch, unsigned s, uint64_t sequence, uint64_t low,
+                               uint64_t now_ms, uint64_t quota) {
+    struct buffer alone = {0};
+    batch_begin(&alone, now_ms, quota);
+    switch (below(3)) {
+    case 0:
+        random_set(&alone, now_ms, quota);
+        break;
+    case 1:
+        random_delete(&alone);
+        break;
+    default:
+        random_change(&alone, now_ms, quota);
+        break;
+    }
+    struct slice nested = {alone.data + COMMAND_BATCH_HEADER_SIZE + COMMAND_FRAME_SIZE,
+                           alone.size - COMMAND_BATCH_HEADER_SIZE - COMMAND_FRAME_SIZE};
+    struct command command;
+    assert_int_equal(command_decode(nested, &command, NULL), ERROR_NONE);
+    send_once(batch, s, sequence, low, command.project, nested);
+    struct model_session *session = &model.sessions[s];
+    const struct result *result = &expected[n_expected - 1];
+    unsigned at = (unsigned)(sequence % SEQUENCES);
+    assert_false(session->kept[at].exists);
+    session->kept[at].exists = true;
+    session->kept[at].sequence = sequence;
+    session->kept[at].result = *result;
+    session->kept[at].result.data = (struct buffer){0};
+    buffer_append_slice(&session->kept[at].result.data, buffer_slice(&result->data));
+    buffer_free(&alone);
+}
+
+static void random_once_write(struct buffer *batch, unsigned s, uint64_t now_ms, uint64_t quota) {
+    struct model_session *session = &model.sessions[s];
+    uint64_t since_low = session->next - session->low;
+    uint64_t sequence = session->low + below(since_low + 10);
+    uint64_t low = below(12) == 0 ? session->low + below(since_low + 1) : 0;
+    sequence = below(20) == 0 && sequence > 20 ? sequence - 20 : sequence;
+    if (since_low + 20 > SEQUENCES) {
+        low = sequence = session->next;
+    }
+    if (!session->exists || low > sequence) {
+        send_without_effect(batch, s, sequence, low);
+        expect_error(session->exists ? ERROR_INVALID : ERROR_NOSESSION);
+        return;
+    }
+    if (now_ms + session->ttl_ms - session->expires_at_ms > session->ttl_ms / 2) {
+        session->expires_at_ms = now_ms + session->ttl_ms;
+    }
+    if (low > session->low) {
+        forget_below(session, low);
+    }
+    unsigned at = (unsigned)(sequence % SEQUENCES);
+    if (session->kept[at].exists && session->kept[at].sequence == sequence) {
+        struct result result = session->kept[at].result;
+        result.data = (struct buffer){0};
+        buffer_append_slice(&result.data, buffer_slice(&session->kept[at].result.data));
+        send_without_effect(batch, s, sequence, low);
+        expect(result);
+        retries++;
+    } else if (sequence < session->low) {
+        send_without_effect(batch, s, sequence, low);
+        expect_error(ERROR_FORGOTTEN);
+    } else {
+        session->next = sequence >= session->next ? sequence + 1 : session->next;
+        send_first_attempt(batch, s, sequence, low, now_ms, quota);
+    }
+}
+
+static void random_once(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
+    unsigned s = (unsigned)below(SESSIONS);
+    struct model_session *session = &model.sessions[s];
+    struct slice args[] = {session_id(s), {0}};
+    struct command command = {.project = slice_of(project_names[0])};
+    if (!session->exists && below(4) > 0) {
+        uint8_t ttl[8];
+        session->exists = true;
+        session->ttl_ms = 1000 + below(8000);
+        session->expires_at_ms = now_ms + session->ttl_ms;
+        session->low = session->next = 1;
+        bytes_put_u64(ttl, session->ttl_ms);
+        args[1] = slice_make(ttl, sizeof(ttl));
+        command.kind = COMMAND_ONCE_OPEN;
+        batch_add(batch, &command, args, 2);
+        struct result id = {.kind = RESULT_BULK};
+        for (size_t i = 0; i < args[0].size; i++) {
+            char digits[3];
+            snprintf(digits, sizeof(digits), "%02x", args[0].data[i]);
+            buffer_append(&id.data, digits, 2);
+        }
+        expect(id);
+    } else if (below(200) == 0) {
+        command.kind = COMMAND_ONCE_CLOSE;
+        batch_add(batch, &command, args, 1);
+        expect((struct result){.kind = RESULT_INTEGER, .integer = session->exists});
+        forget_session(session);
+    } else {
+        random_once_write(batch, s, now_ms, quota);
+    }
+}
+
 static void random_batch(struct buffer *batch) {
     static uint64_t time_ms = 1000;
     time_ms += below(10) == 0 ? below(3000) : below(20);
@@ -740,6 +957,8 @@ static void random_batch(struct buffer *batch) {
         uint64_t pick = below(1000);
         if (pick < 350) {
             random_set(batch, now_ms, quota);
+        } else if (pick < 500) {
+            random_once(batch, now_ms, quota);
         } else if (pick < 850) {
             random_change(batch, now_ms, quota);
         } else if (pick < 990) {
@@ -758,9 +977,10 @@ static void random_batch(struct buffer *batch) {
 
 static void assert_same_result(const struct result *actual, const struct result *wanted,
                                size_t at) {
+    bool any_text = wanted->kind == RESULT_ERROR && wanted->data.size == 0;
     if (actual->kind != wanted->kind || actual->code != wanted->code ||
         actual->integer != wanted->integer ||
-        !slice_equal(buffer_slice(&actual->data), buffer_slice(&wanted->data))) {
+        (!any_text && !slice_equal(buffer_slice(&actual->data), buffer_slice(&wanted->data)))) {
         fail_msg("result %zu: kind %d, integer %" PRId64 ", %zu bytes instead of kind %d, integer "
                  "%" PRId64 ", %zu bytes",
                  at, (int)actual->kind, actual->integer, actual->data.size, (int)wanted->kind,
@@ -902,10 +1122,13 @@ static void test_machine_follows_the_model(void **state) {
     compare_everything();
     print_message("%" PRIu64 " operations in %" PRIu64 " entries; %" PRIu64
                   " rows expired, %" PRIu64 " purges left rows over, %" PRIu64
-                  " refusals by quota, %" PRIu64 " clears\n",
-                  operations, index, purged_rows, partial_purges, quota_refusals, clears);
+                  " refusals by quota, %" PRIu64 " clears, %" PRIu64 " retries, %" PRIu64
+                  " sessions expired\n",
+                  operations, index, purged_rows, partial_purges, quota_refusals, clears, retries,
+                  sessions_expired);
     assert_true(purged_rows > 0 && partial_purges > 0 && quota_refusals > 0 && clears > 0);
     assert_true(increments > 0 && conditions_held > 0);
+    assert_true(retries > 0 && sessions_expired > 0);
 }
 
 static int setup(void **state) {
@@ -932,6 +1155,9 @@ static int teardown(void **state) {
     }
     for (unsigned i = 0; i < MAX_PENDING; i++) {
         buffer_free(&pending[i]);
+    }
+    for (unsigned s = 0; s < SESSIONS; s++) {
+        forget_session(&model.sessions[s]);
     }
     mem_free(expected);
     return 0;

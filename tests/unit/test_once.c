@@ -6,6 +6,7 @@
 
 #include "base/prng.h"
 #include "tests/unit/faulty_vfs.h"
+#include "tests/unit/transaction_builder.h"
 
 enum { TTL_MS = 10000, START_MS = 1000000 };
 
@@ -540,7 +541,7 @@ static void test_grouping_does_not_matter(void **state) {
         fixture_recount(&other);
     }
     assert_int_equal(f.n_results, other.n_results);
-    unsigned kinds[RESULT_STATUS + 1] = {0};
+    unsigned kinds[RESULT_RESULTS + 1] = {0};
     unsigned codes[ERROR_FORGOTTEN + 1] = {0};
     for (size_t i = 0; i < f.n_results; i++) {
         assert_int_equal(f.results[i].kind, other.results[i].kind);
@@ -597,6 +598,44 @@ static void test_a_snapshot_remembers(void **state) {
     expect_bulk(&f.results[0], 2000, 'a');
     expect_number(1, 4, 0, 2);
     fixture_recount(&f);
+}
+
+/* A transaction is a write like others: it runs once, as a whole. */
+static void test_a_transaction_runs_once(void **state) {
+    (void)state;
+    open_session(1, TTL_MS);
+    uint8_t numbers[2][8];
+    bytes_put_u64(numbers[0], 1);
+    bytes_put_u64(numbers[1], 1 << 20);
+    struct slice incr_args[] = {slice_of("n"), slice_make(numbers[0], 8),
+                                slice_make(numbers[1], 8)};
+    struct slice key = slice_of("n");
+    const struct command increment = {.kind = COMMAND_INCREMENT, .project = slice_of("p")};
+    const struct command get = {.kind = COMMAND_GET, .project = slice_of("p")};
+    const struct command outer = {.kind = COMMAND_TRANSACTION, .project = slice_of("p")};
+    struct transaction_builder builder = {0};
+    builder_add(&builder, &increment, incr_args, 3);
+    builder_add(&builder, &get, &key, 1);
+    struct buffer transaction = builder_encode(&builder, &outer);
+    bytes_put_u64(numbers[0], 9);
+    bytes_put_u64(numbers[1], 0);
+    struct slice args[] = {id_of(1), slice_make(numbers[0], 8), slice_make(numbers[1], 8),
+                           buffer_slice(&transaction)};
+    const struct command once = {.kind = COMMAND_ONCE, .project = slice_of("p")};
+    for (unsigned i = 0; i < 3; i++) {
+        begin();
+        batch_add(&f.batch, &once, args, 4);
+        fixture_apply(&f);
+        assert_int_equal(f.results[0].kind, RESULT_RESULTS);
+        struct reader reader = reader_make(buffer_slice(&f.results[0].data));
+        assert_int_equal(reader_u32(&reader), 2);
+        struct result first = {0};
+        assert_int_equal(result_decode(reader_bytes(&reader), &first, &f.error), ERROR_NONE);
+        assert_int_equal(first.integer, 1);
+    }
+    fixture_expect(&f, "p", "n", "1");
+    fixture_recount(&f);
+    buffer_free(&transaction);
 }
 
 /* Every write to the disk fails in turn; what was in memory comes back from the file. */
@@ -720,6 +759,7 @@ int main(void) {
         TEST(test_a_transaction_writes_a_row_once),
         TEST(test_grouping_does_not_matter),
         TEST(test_a_snapshot_remembers),
+        TEST(test_a_transaction_runs_once),
         TEST(test_a_failed_transaction_leaves_no_trace),
         TEST(test_damage_is_noticed),
 #undef TEST
