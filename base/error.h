@@ -29,7 +29,9 @@
     X(ERROR_VERSION, 17, "ERR", "unsupported format version")                                      \
     X(ERROR_SYNTAX, 18, "ERR", "syntax error")                                                     \
     X(ERROR_NOSESSION, 19, "NOSESSION", "no such session of exactly-once writes")                  \
-    X(ERROR_FORGOTTEN, 20, "FORGOTTEN", "the result of that write is no longer kept")
+    X(ERROR_FORGOTTEN, 20, "FORGOTTEN", "the result of that write is no longer kept")              \
+    X(ERROR_WRONGPASS, 24, "WRONGPASS", "invalid project-token pair or credential")                \
+    X(ERROR_NOPROJECT, 25, "NOPROJECT", "there is no such project")
 
 enum error_code {
 #define ERROR_ENUM(symbol, number, prefix, description) symbol = number,

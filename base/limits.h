@@ -60,7 +60,11 @@ enum {
 #define LIMIT_SEGMENT_SIZE_MIN (1 * MIB)
 
 #define LIMIT_QUOTA_DEFAULT (1 * GIB)
+#define LIMIT_QUOTA_MAX ((uint64_t)1 << 50)
 #define LIMIT_PROJECTS 100000
+#define LIMIT_PROJECT_TOKENS 64
+/* PROJECT LIST: names that one call answers, whatever COUNT it names. */
+#define LIMIT_PROJECTS_LISTED 1000
 #define LIMIT_CONNECTIONS_DEFAULT 10000
 
 static_assert(LIMIT_VALUE_SIZE_DEFAULT <= LIMIT_VALUE_SIZE_MAX, "default within the maximum");

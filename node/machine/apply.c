@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "base/limits.h"
+#include "node/machine/access.h"
 #include "node/machine/digest.h"
 #include "node/machine/project_name.h"
 
@@ -101,7 +102,7 @@ struct project *apply_project(const struct batch_context *batch, const struct co
         result_set_error(result, ERROR_TOOBIG, "a shard holds at most %d projects", LIMIT_PROJECTS);
         return NULL;
     }
-    project = projects_add(&machine->projects, command->project);
+    project = projects_add(&machine->projects, command->project, machine->projects.last_id + 1);
     project->quota = batch->default_quota;
     project->is_new = true;
     projects_mark_dirty(&machine->projects, project);
@@ -130,13 +131,10 @@ enum error_code apply_remove(const struct batch_context *batch, const struct tar
     return row_remove(batch->machine, target->project, target->key, &target->row, error);
 }
 
-/* The rows stay where they are, under an epoch that nobody asks for any more. */
-static enum error_code apply_clear(const struct batch_context *batch, const struct command *command,
-                                   struct result *result, struct error *error) {
-    (void)result;
+enum error_code apply_drop_rows(const struct batch_context *batch, struct project *project,
+                                struct error *error) {
     struct machine *machine = batch->machine;
-    struct project *project = projects_find(&machine->projects, command->project);
-    if (project == NULL || project->keys == 0) {
+    if (project->keys == 0) {
         return ERROR_NONE;
     }
     struct database *database = &machine->database;
@@ -157,6 +155,13 @@ static enum error_code apply_clear(const struct batch_context *batch, const stru
     projects_set_expiry(&machine->projects, project, 0);
     projects_mark_dirty(&machine->projects, project);
     return ERROR_NONE;
+}
+
+static enum error_code apply_clear(const struct batch_context *batch, const struct command *command,
+                                   struct result *result, struct error *error) {
+    (void)result;
+    struct project *project = projects_find(&batch->machine->projects, command->project);
+    return project != NULL ? apply_drop_rows(batch, project, error) : ERROR_NONE;
 }
 
 static enum error_code apply_fence(const struct batch_context *batch, const struct command *command,
@@ -189,6 +194,11 @@ static const apply_handler handlers[] = {
     [COMMAND_ONCE_OPEN] = apply_once_open,
     [COMMAND_ONCE_CLOSE] = apply_once_close,
     [COMMAND_ONCE] = apply_once,
+    [COMMAND_PROJECT_CREATE] = apply_project_create,
+    [COMMAND_PROJECT_DELETE] = apply_project_delete,
+    [COMMAND_PROJECT_SET_QUOTA] = apply_project_set_quota,
+    [COMMAND_TOKEN_ADD] = apply_token_add,
+    [COMMAND_TOKEN_REVOKE] = apply_token_revoke,
 };
 
 enum error_code apply_command(const struct batch_context *batch, const struct command *command,
@@ -196,6 +206,9 @@ enum error_code apply_command(const struct batch_context *batch, const struct co
     size_t kind = (size_t)command->kind;
     if (kind >= sizeof(handlers) / sizeof(handlers[0]) || handlers[kind] == NULL) {
         return read_command(batch->machine, command, result, error);
+    }
+    if (!access_is_allowed(&batch->machine->projects, command, result)) {
+        return ERROR_NONE;
     }
     return handlers[kind](batch, command, result, error);
 }

@@ -57,6 +57,11 @@ struct project *apply_project(const struct batch_context *batch, const struct co
 enum error_code apply_store(const struct batch_context *batch, const struct command *command,
                             const struct target *target, struct slice value, uint64_t expires_at_ms,
                             struct result *result, struct error *error);
+/* Makes the rows of the project garbage: they stay where they are, under an epoch that nobody asks
+ * for any more. */
+enum error_code apply_drop_rows(const struct batch_context *batch, struct project *project,
+                                struct error *error);
+void apply_set_quota(const struct batch_context *batch, struct project *project, uint64_t quota);
 enum error_code apply_remove(const struct batch_context *batch, const struct target *target,
                              struct error *error);
 
@@ -102,6 +107,20 @@ enum error_code apply_rename(const struct batch_context *batch, const struct com
                              struct result *result, struct error *error);
 enum error_code apply_copy(const struct batch_context *batch, const struct command *command,
                            struct result *result, struct error *error);
+/* apply_projects.c */
+enum error_code apply_project_create(const struct batch_context *batch,
+                                     const struct command *command, struct result *result,
+                                     struct error *error);
+enum error_code apply_project_delete(const struct batch_context *batch,
+                                     const struct command *command, struct result *result,
+                                     struct error *error);
+enum error_code apply_project_set_quota(const struct batch_context *batch,
+                                        const struct command *command, struct result *result,
+                                        struct error *error);
+enum error_code apply_token_add(const struct batch_context *batch, const struct command *command,
+                                struct result *result, struct error *error);
+enum error_code apply_token_revoke(const struct batch_context *batch, const struct command *command,
+                                   struct result *result, struct error *error);
 
 /* once.c */
 enum error_code apply_once_open(const struct batch_context *batch, const struct command *command,

@@ -19,8 +19,8 @@ struct command_rule {
     enum command_kind kind;
     unsigned traits; /* enum trait */
     uint8_t flags;   /* those that may be set */
-    /* A letter for each argument: k key, v value, n number, p pattern, s session, c nested command.
-     * A condition (IFEQ, IFVER) adds one. */
+    /* A letter for each argument: k key, v value, n number, p pattern, s session, c nested command,
+     * t salt, h hash. A condition (IFEQ, IFVER) adds one. */
     const char *args;
 };
 
@@ -32,10 +32,12 @@ enum trait {
     PROJECTLESS = 16, /* belongs to the shard, not to a project */
     NESTS = 32,       /* the arguments are those of a transaction */
     ALONE = 64,       /* not within another command */
-    UNSTEADY = 128    /* not within a transaction that writes */
+    UNSTEADY = 128,   /* not within a transaction that writes */
+    ADMINISTERS = 256 /* is about projects and tokens, not about keys */
 };
 
 #define CONDITIONS (COMMAND_FLAG_IFEQ | COMMAND_FLAG_IFVER)
+#define TOKEN_ARGS "nnth"
 
 static const struct command_rule rules[] = {
     {COMMAND_SET, WRITES | GROWS | EXPIRES,
@@ -62,6 +64,12 @@ static const struct command_rule rules[] = {
     {COMMAND_ONCE_OPEN, WRITES | GROWS | ALONE, 0, "sn"},
     {COMMAND_ONCE_CLOSE, WRITES | ALONE, 0, "s"},
     {COMMAND_ONCE, WRITES | ALONE, 0, "snnc"},
+    {COMMAND_PROJECT_CREATE, WRITES | GROWS | EXPIRES | ADMINISTERS | ALONE, COMMAND_FLAG_TOKEN,
+     "n"},
+    {COMMAND_PROJECT_DELETE, WRITES | ADMINISTERS | ALONE, 0, ""},
+    {COMMAND_PROJECT_SET_QUOTA, WRITES | ADMINISTERS | ALONE, 0, "n"},
+    {COMMAND_TOKEN_ADD, WRITES | GROWS | EXPIRES | ADMINISTERS | ALONE, 0, TOKEN_ARGS},
+    {COMMAND_TOKEN_REVOKE, WRITES | ADMINISTERS | ALONE, 0, "n"},
     {COMMAND_GET, 0, 0, "k"},
     {COMMAND_EXISTS, REPEATS, 0, "k"},
     {COMMAND_PTTL, 0, COMMAND_FLAG_ROUND_S, "k"},
@@ -79,6 +87,10 @@ static const struct command_rule rules[] = {
     {COMMAND_GET_VERSION, UNSTEADY, 0, "k"},
     {COMMAND_READ_TRANSACTION, NESTS | ALONE, 0, ""},
     {COMMAND_VERSIONS, REPEATS | ALONE, 0, "k"},
+    {COMMAND_PROJECT_LIST, PROJECTLESS | ADMINISTERS | ALONE, 0, "nn"},
+    {COMMAND_PROJECT_INFO, ADMINISTERS | ALONE, 0, ""},
+    {COMMAND_TOKEN_LIST, ADMINISTERS | ALONE, 0, ""},
+    {COMMAND_AUTHENTICATE, ADMINISTERS | ALONE, 0, "nh"},
 };
 
 static const struct command_rule *rule_of(unsigned kind) {
@@ -149,6 +161,11 @@ static bool once_may_grow(struct slice bytes) {
     }
     return !args.failed && nested.size > 0 && nested.data[0] != COMMAND_ONCE &&
            command_may_grow(nested);
+}
+
+bool command_is_administrative(enum command_kind kind) {
+    const struct command_rule *rule = rule_of((unsigned)kind);
+    return rule != NULL && (rule->traits & ADMINISTERS) != 0;
 }
 
 bool command_may_grow(struct slice bytes) {
@@ -226,6 +243,8 @@ static enum error_code check_expiry(const struct command *command, const struct 
                                     struct error *error) {
     bool persists = command->kind == COMMAND_GETEX && (command->flags & COMMAND_FLAG_PERSIST);
     bool keeps = command->kind == COMMAND_SET && (command->flags & COMMAND_FLAG_KEEPTTL);
+    bool tokenless =
+        command->kind == COMMAND_PROJECT_CREATE && !(command->flags & COMMAND_FLAG_TOKEN);
     if (command->expiry_mode == COMMAND_EXPIRY_NONE) {
         bool wants_one =
             command->kind == COMMAND_EXPIRE || (command->kind == COMMAND_GETEX && !persists);
@@ -236,7 +255,7 @@ static enum error_code check_expiry(const struct command *command, const struct 
         return command->expiry_ms == 0 ? ERROR_NONE
                                        : error_set(error, ERROR_INVALID, "expiry without a mode");
     }
-    if (!(rule->traits & EXPIRES)) {
+    if (!(rule->traits & EXPIRES) || tokenless) {
         return error_set(error, ERROR_INVALID, "command %u does not take an expiry",
                          (unsigned)command->kind);
     }
@@ -288,20 +307,26 @@ static enum error_code check_value(struct slice value, struct error *error) {
     return ERROR_NONE;
 }
 
+static enum error_code check_size(struct slice arg, size_t size, const char *what,
+                                  struct error *error) {
+    return arg.size == size ? ERROR_NONE
+                            : error_set(error, ERROR_INVALID, "%s of %zu bytes", what, arg.size);
+}
+
 static enum error_code check_arg(char letter, struct slice arg, struct error *error) {
     switch (letter) {
     case 's':
-        return arg.size == COMMAND_SESSION_SIZE
-                   ? ERROR_NONE
-                   : error_set(error, ERROR_INVALID, "session of %zu bytes", arg.size);
+        return check_size(arg, COMMAND_SESSION_SIZE, "session", error);
     case 'k':
         return check_key(arg, error);
     case 'v':
         return check_value(arg, error);
     case 'n':
-        return arg.size == sizeof(uint64_t)
-                   ? ERROR_NONE
-                   : error_set(error, ERROR_INVALID, "number of %zu bytes", arg.size);
+        return check_size(arg, sizeof(uint64_t), "number", error);
+    case 't':
+        return check_size(arg, COMMAND_SALT_SIZE, "salt", error);
+    case 'h':
+        return check_size(arg, COMMAND_HASH_SIZE, "hash", error);
     default:
         ASSERT(letter == 'p');
         return arg.size <= LIMIT_PATTERN_SIZE
@@ -311,7 +336,7 @@ static enum error_code check_arg(char letter, struct slice arg, struct error *er
     }
 }
 
-/* The letters of one round of arguments, with that of a condition. */
+/* The letters of one round of arguments, with those that flags add. */
 static void expected_args(const struct command *command, const struct command_rule *rule,
                           char letters[8]) {
     size_t n = strlen(rule->args);
@@ -319,6 +344,11 @@ static void expected_args(const struct command *command, const struct command_ru
     memcpy(letters, rule->args, n);
     if ((command->flags & rule->flags & CONDITIONS) != 0) {
         letters[n++] = (command->flags & COMMAND_FLAG_IFEQ) ? 'v' : 'n';
+    }
+    if (command->kind == COMMAND_PROJECT_CREATE && (command->flags & COMMAND_FLAG_TOKEN)) {
+        ASSERT(n + strlen(TOKEN_ARGS) < 8);
+        memcpy(letters + n, TOKEN_ARGS, strlen(TOKEN_ARGS));
+        n += strlen(TOKEN_ARGS);
     }
     letters[n] = '\0';
 }

@@ -25,8 +25,10 @@
  *     u32+ each argument
  *
  * Where the list of kinds calls an argument a number, it is a u64 of 8 bytes; signed ones stand in
- * two's complement. "limit" is the largest value, in bytes, that the command may make: max_value of
- * the node that took it, carried along because nodes may be configured differently.
+ * two's complement. A token as argument is four: its number, its enum command_access, a salt of
+ * COMMAND_SALT_SIZE bytes and a hash of COMMAND_HASH_SIZE bytes, see node/machine/tokens.h; its
+ * expiry is the command's. "limit" is the largest value, in bytes, that the command may make:
+ * max_value of the node that took it, carried along because nodes may be configured differently.
  *
  * A session is COMMAND_SESSION_SIZE bytes. A nested command is an encoded command; it is checked
  * with the one that holds it.
@@ -42,43 +44,55 @@
 
 enum command_kind {
     /* Writes: go through the log. */
-    COMMAND_SET = 1,              /* key, value [, condition] : OK or nil */
-    COMMAND_DELETE = 2,           /* key ... : number of keys that existed */
-    COMMAND_CLEAR = 3,            /* drops every key of the project in O(1) */
-    COMMAND_FENCE = 4,            /* no effect; its place in the log is its meaning */
-    COMMAND_INCREMENT = 5,        /* key, signed number, limit : the sum */
-    COMMAND_INCREMENT_FLOAT = 6,  /* key, text of a number, limit : text of the sum */
-    COMMAND_APPEND = 7,           /* key, value, limit : length of the result */
-    COMMAND_SETRANGE = 8,         /* key, offset, value, limit : length of the result */
-    COMMAND_GETDEL = 9,           /* key : old value or nil */
-    COMMAND_GETEX = 10,           /* key : value or nil; changes its expiry */
-    COMMAND_EXPIRE = 11,          /* key : 1 when its expiry changed or it was deleted, else 0 */
-    COMMAND_PERSIST = 12,         /* key : 1 when it had an expiry, else 0 */
-    COMMAND_RENAME = 13,          /* key, new key : OK; with NX 1 or 0 */
-    COMMAND_COPY = 14,            /* key, new key : 1 or 0 */
-    COMMAND_SET_MANY = 15,        /* key, value ... : OK; with NX 1, or 0 when one existed */
-    COMMAND_DELETE_MATCHING = 16, /* key, condition : 1 or 0 */
-    COMMAND_TRANSACTION = 22,     /* watches and commands, see below : RESULT_RESULTS or nil */
-    COMMAND_ONCE_OPEN = 23,       /* session, lifetime in milliseconds : its id as text */
-    COMMAND_ONCE_CLOSE = 24,      /* session : 1 or 0 */
+    COMMAND_SET = 1,                /* key, value [, condition] : OK or nil */
+    COMMAND_DELETE = 2,             /* key ... : number of keys that existed */
+    COMMAND_CLEAR = 3,              /* drops every key of the project in O(1) */
+    COMMAND_FENCE = 4,              /* no effect; its place in the log is its meaning */
+    COMMAND_INCREMENT = 5,          /* key, signed number, limit : the sum */
+    COMMAND_INCREMENT_FLOAT = 6,    /* key, text of a number, limit : text of the sum */
+    COMMAND_APPEND = 7,             /* key, value, limit : length of the result */
+    COMMAND_SETRANGE = 8,           /* key, offset, value, limit : length of the result */
+    COMMAND_GETDEL = 9,             /* key : old value or nil */
+    COMMAND_GETEX = 10,             /* key : value or nil; changes its expiry */
+    COMMAND_EXPIRE = 11,            /* key : 1 when its expiry changed or it was deleted, else 0 */
+    COMMAND_PERSIST = 12,           /* key : 1 when it had an expiry, else 0 */
+    COMMAND_RENAME = 13,            /* key, new key : OK; with NX 1 or 0 */
+    COMMAND_COPY = 14,              /* key, new key : 1 or 0 */
+    COMMAND_SET_MANY = 15,          /* key, value ... : OK; with NX 1, or 0 when one existed */
+    COMMAND_DELETE_MATCHING = 16,   /* key, condition : 1 or 0 */
+    COMMAND_PROJECT_CREATE = 17,    /* quota in bytes [, token] : OK */
+    COMMAND_PROJECT_DELETE = 18,    /* with keys and tokens, in O(1) : 1 or 0 */
+    COMMAND_PROJECT_SET_QUOTA = 19, /* quota in bytes : OK */
+    COMMAND_TOKEN_ADD = 20,         /* token : OK */
+    COMMAND_TOKEN_REVOKE = 21,      /* number of the token : 1 or 0 */
+    COMMAND_TRANSACTION = 22,       /* watches and commands, see below : RESULT_RESULTS or nil */
+    COMMAND_ONCE_OPEN = 23,         /* session, lifetime in milliseconds : its id as text */
+    COMMAND_ONCE_CLOSE = 24,        /* session : 1 or 0 */
     COMMAND_ONCE = 25, /* session, sequence, lowest sequence not done (0: as it was), nested
                         * write of the same project : what the nested one answers */
     /* Reads: never in the log. */
-    COMMAND_GET = 64,         /* key : value or nil */
-    COMMAND_EXISTS = 65,      /* key ... : how many exist, counting repeats */
-    COMMAND_PTTL = 66,        /* key : milliseconds left, -1 without expiry, -2 when missing */
-    COMMAND_DBSIZE = 67,      /* number of live keys of the project */
-    COMMAND_USAGE = 68,       /* array of integers: keys, used bytes, quota */
-    COMMAND_GET_MANY = 69,    /* key ... : array of values and nils */
-    COMMAND_STRLEN = 70,      /* key : bytes of its value, 0 when missing */
-    COMMAND_GETRANGE = 71,    /* key, first, last (signed numbers) : part of the value */
-    COMMAND_TYPE = 72,        /* key : status "string" or "none" */
-    COMMAND_EXPIRETIME = 73,  /* key : cluster time in milliseconds; -1 and -2 as PTTL */
-    COMMAND_RANDOM_KEY = 74,  /* number to choose by : a key or nil */
-    COMMAND_KEYS = 75,        /* pattern : array of keys */
-    COMMAND_SCAN = 76,        /* cursor, count, pattern : array of next cursor and array of keys */
-    COMMAND_INSPECT = 77,     /* key, enum command_aspect : what it says, nil when missing */
-    COMMAND_GET_VERSION = 78, /* key : array of value and version, nil when missing */
+    COMMAND_GET = 64,          /* key : value or nil */
+    COMMAND_EXISTS = 65,       /* key ... : how many exist, counting repeats */
+    COMMAND_PTTL = 66,         /* key : milliseconds left, -1 without expiry, -2 when missing */
+    COMMAND_DBSIZE = 67,       /* number of live keys of the project */
+    COMMAND_USAGE = 68,        /* array of integers: keys, used bytes, quota */
+    COMMAND_GET_MANY = 69,     /* key ... : array of values and nils */
+    COMMAND_STRLEN = 70,       /* key : bytes of its value, 0 when missing */
+    COMMAND_GETRANGE = 71,     /* key, first, last (signed numbers) : part of the value */
+    COMMAND_TYPE = 72,         /* key : status "string" or "none" */
+    COMMAND_EXPIRETIME = 73,   /* key : cluster time in milliseconds; -1 and -2 as PTTL */
+    COMMAND_RANDOM_KEY = 74,   /* number to choose by : a key or nil */
+    COMMAND_KEYS = 75,         /* pattern : array of keys */
+    COMMAND_SCAN = 76,         /* cursor, count, pattern : array of next cursor and array of keys */
+    COMMAND_INSPECT = 77,      /* key, enum command_aspect : what it says, nil when missing */
+    COMMAND_GET_VERSION = 78,  /* key : array of value and version, nil when missing */
+    COMMAND_PROJECT_LIST = 79, /* number of a project, count : array of the number to go on with, 0
+                                * at the end, and array of the names of projects behind that one */
+    COMMAND_PROJECT_INFO = 80, /* array of integers: keys, used bytes, quota; nil when missing */
+    COMMAND_TOKEN_LIST = 81,   /* integers, four for each token: number, enum command_access, when
+                                * it was made and when it expires (0: never), both cluster time in
+                                * milliseconds; nil when the project is missing */
+    COMMAND_AUTHENTICATE = 82, /* number of a token, SHA-256 of its secret : enum command_access */
     COMMAND_READ_TRANSACTION = 83, /* as TRANSACTION, of reads only */
     COMMAND_VERSIONS = 84, /* key ... : integers, the versions of the keys, 0 when missing */
 };
@@ -114,7 +128,8 @@ enum command_flags {
     COMMAND_FLAG_GT = 4,       /* EXPIRE: only to a later time; no expiry is the latest */
     COMMAND_FLAG_LT = 8,       /* EXPIRE: only to an earlier time */
     COMMAND_FLAG_PERSIST = 4,  /* GETEX removes the expiry */
-    COMMAND_FLAG_REPLACE = 4   /* COPY overwrites */
+    COMMAND_FLAG_REPLACE = 4,  /* COPY overwrites */
+    COMMAND_FLAG_TOKEN = 1     /* PROJECT_CREATE adds a token, whose arguments follow */
 };
 
 enum command_expiry {
@@ -138,6 +153,12 @@ enum command_aspect {
     COMMAND_ASPECT_MEMORY = 4    /* what the quota counts for the key */
 };
 
+/* What a token allows. */
+enum command_access { COMMAND_ACCESS_READONLY = 1, COMMAND_ACCESS_READWRITE = 2 };
+enum { COMMAND_SALT_SIZE = 16, COMMAND_HASH_SIZE = 32 };
+/* PROJECT_CREATE: the default quota of its batch. */
+#define COMMAND_QUOTA_DEFAULT UINT64_MAX
+
 struct command {
     enum command_kind kind;
     uint8_t flags;
@@ -159,6 +180,8 @@ struct command_origin {
 enum { COMMAND_SESSION_SIZE = 16 };
 
 bool command_is_write(enum command_kind kind);
+/* About projects and tokens rather than about keys. */
+bool command_is_administrative(enum command_kind kind);
 /* Whether an encoded write may make the state larger: refused when disks run full. */
 bool command_may_grow(struct slice bytes);
 

@@ -22,10 +22,13 @@ static const char schema[] =
     "CREATE TABLE meta (id INTEGER PRIMARY KEY, cluster TEXT NOT NULL, shard INTEGER NOT NULL,"
     " applied_index INTEGER NOT NULL, applied_term INTEGER NOT NULL, clock INTEGER NOT NULL,"
     " digest INTEGER NOT NULL, keys INTEGER NOT NULL, used_bytes INTEGER NOT NULL,"
-    " config_index INTEGER NOT NULL, config BLOB NOT NULL);"
+    " config_index INTEGER NOT NULL, config BLOB NOT NULL, last_project INTEGER NOT NULL);"
     "CREATE TABLE projects (id INTEGER PRIMARY KEY, name BLOB NOT NULL, epoch INTEGER NOT NULL,"
     " quota INTEGER NOT NULL, used_bytes INTEGER NOT NULL, keys INTEGER NOT NULL,"
     " digest INTEGER NOT NULL);"
+    "CREATE TABLE tokens (project INTEGER NOT NULL, id INTEGER NOT NULL, access INTEGER NOT NULL,"
+    " created INTEGER NOT NULL, expires_at INTEGER NOT NULL, salt BLOB NOT NULL,"
+    " hash BLOB NOT NULL, PRIMARY KEY (project, id)) WITHOUT ROWID;"
     "CREATE TABLE garbage (project INTEGER NOT NULL, epoch INTEGER NOT NULL,"
     " PRIMARY KEY (project, epoch)) WITHOUT ROWID;"
     "CREATE TABLE kv (project INTEGER NOT NULL, epoch INTEGER NOT NULL, key BLOB NOT NULL,"
@@ -251,7 +254,7 @@ enum error_code database_open(struct database *database, const struct database_o
 static enum error_code insert_meta(struct database *database, const char *cluster, unsigned shard,
                                    struct error *error) {
     char *sql = sqlite3_mprintf("PRAGMA application_id = %d; PRAGMA user_version = %d;"
-                                "INSERT INTO meta VALUES (1, %Q, %u, 0, 0, 0, 0, 0, 0, 0, x'')",
+                                "INSERT INTO meta VALUES (1, %Q, %u, 0, 0, 0, 0, 0, 0, 0, x'', 0)",
                                 APPLICATION_ID, FORMAT_VERSION, cluster, shard);
     if (sql == NULL) {
         return database_error(database, SQLITE_NOMEM, error);

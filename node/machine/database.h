@@ -17,7 +17,8 @@
     X(STATEMENT_COMMIT, "COMMIT")                                                                  \
     X(STATEMENT_ROLLBACK, "ROLLBACK")                                                              \
     X(STATEMENT_META_GET, "SELECT cluster, shard, applied_index, applied_term, clock, digest, "    \
-                          "keys, used_bytes, config_index, config FROM meta WHERE id = 1")         \
+                          "keys, used_bytes, config_index, config, last_project FROM meta "        \
+                          "WHERE id = 1")                                                          \
     X(STATEMENT_META_PUT, "UPDATE meta SET applied_index = ?1, applied_term = ?2, clock = ?3, "    \
                           "digest = ?4, keys = ?5, used_bytes = ?6 WHERE id = 1")                  \
     X(STATEMENT_CONFIG_PUT, "UPDATE meta SET config_index = ?1, config = ?2 WHERE id = 1")         \
@@ -28,6 +29,14 @@
                              "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                \
     X(STATEMENT_PROJECT_PUT, "UPDATE projects SET epoch = ?2, quota = ?3, used_bytes = ?4, "       \
                              "keys = ?5, digest = ?6 WHERE id = ?1")                               \
+    X(STATEMENT_PROJECT_REMOVE, "DELETE FROM projects WHERE id = ?1")                              \
+    X(STATEMENT_LAST_PROJECT_PUT, "UPDATE meta SET last_project = ?1 WHERE id = 1")                \
+    X(STATEMENT_TOKEN_ALL, "SELECT project, id, access, created, expires_at, salt, hash "          \
+                           "FROM tokens ORDER BY project, id")                                     \
+    X(STATEMENT_TOKEN_ADD, "INSERT INTO tokens "                                                   \
+                           "(project, id, access, created, expires_at, salt, hash) "               \
+                           "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")                                  \
+    X(STATEMENT_TOKEN_REMOVE, "DELETE FROM tokens WHERE project = ?1 AND id = ?2")                 \
     X(STATEMENT_ROW_FIND, "SELECT expires_at, hash, size, large, version FROM kv "                 \
                           "WHERE project = ?1 AND epoch = ?2 AND key = ?3")                        \
     X(STATEMENT_ROW_GET, "SELECT expires_at, hash, size, large, version, value FROM kv "           \

@@ -103,14 +103,18 @@ static enum error_code purge(struct machine *machine, uint64_t now_ms, uint64_t 
 enum error_code expiry_advance(struct machine *machine, uint64_t now_ms, struct error *error) {
     uint64_t left_ms = 0;
     uint64_t session_left_ms = 0;
+    uint64_t token_left_ms = 0;
     enum error_code code = purge(machine, now_ms, &left_ms, error);
     if (code == ERROR_NONE) {
         code = once_purge(machine, now_ms, &session_left_ms, error);
     }
+    if (code == ERROR_NONE) {
+        code = tokens_purge(machine, now_ms, &token_left_ms, error);
+    }
     if (code != ERROR_NONE) {
         return code;
     }
-    left_ms = expiry_earlier(left_ms, session_left_ms);
+    left_ms = expiry_earlier(left_ms, expiry_earlier(session_left_ms, token_left_ms));
     uint64_t clock_ms = left_ms != 0 ? left_ms - 1 : now_ms;
     /* What was alive before expires after the old clock, so the clock cannot move back. */
     if (clock_ms < machine->state.clock_ms) {
@@ -124,8 +128,9 @@ enum error_code expiry_settle(struct machine *machine, struct error *error) {
     struct due due = {0};
     struct project *project = NULL;
     enum error_code code = find_due(machine, UINT64_MAX, &project, &due, error);
-    machine->state.next_expiry_ms =
-        expiry_earlier(due.exists ? due.expires_at_ms : 0, once_next_expiry(&machine->once));
+    machine->state.next_expiry_ms = expiry_earlier(
+        due.exists ? due.expires_at_ms : 0,
+        expiry_earlier(once_next_expiry(&machine->once), tokens_next_expiry(machine)));
     buffer_free(&due.key);
     return code;
 }

@@ -18,7 +18,8 @@ enum {
     META_KEYS,
     META_USED_BYTES,
     META_CONFIG_INDEX,
-    META_CONFIG
+    META_CONFIG,
+    META_LAST_PROJECT
 };
 
 enum {
@@ -86,6 +87,8 @@ static enum error_code load_meta(struct machine *machine, struct error *error) {
     };
     machine->config.size = 0;
     buffer_append_slice(&machine->config, database_bytes(database, get, META_CONFIG));
+    projects_free(&machine->projects);
+    machine->projects.last_id = database_u64(database, get, META_LAST_PROJECT);
     database_reset(database, get);
     return ERROR_NONE;
 }
@@ -94,12 +97,13 @@ static enum error_code load_project(struct machine *machine, struct error *error
     struct database *database = &machine->database;
     const enum statement all = STATEMENT_PROJECT_ALL;
     struct slice name = database_bytes(database, all, PROJECT_NAME);
-    if (database_u64(database, all, PROJECT_ID) != machine->projects.count + 1 ||
-        machine->projects.count == LIMIT_PROJECTS || name.size > LIMIT_PROJECT_NAME ||
-        projects_find(&machine->projects, name) != NULL) {
-        return damaged(machine, error, "its projects are not numbered one by one");
+    uint64_t id = database_u64(database, all, PROJECT_ID);
+    /* They come in the order of their ids, which differ and are positive as signed numbers. */
+    if (id == 0 || id > INT64_MAX || machine->projects.count == LIMIT_PROJECTS ||
+        name.size > LIMIT_PROJECT_NAME || projects_find(&machine->projects, name) != NULL) {
+        return damaged(machine, error, "its list of projects cannot be");
     }
-    struct project *project = projects_add(&machine->projects, name);
+    struct project *project = projects_add(&machine->projects, name, id);
     project->epoch = database_u64(database, all, PROJECT_EPOCH);
     project->quota = database_u64(database, all, PROJECT_QUOTA);
     project->used_bytes = database_u64(database, all, PROJECT_USED_BYTES);
@@ -109,7 +113,6 @@ static enum error_code load_project(struct machine *machine, struct error *error
 }
 
 static enum error_code load_projects(struct machine *machine, struct error *error) {
-    projects_free(&machine->projects);
     for (;;) {
         bool found = false;
         enum error_code code =
@@ -137,9 +140,11 @@ static enum error_code check_totals(struct machine *machine, struct error *error
         digest += project->digest + digest_project(project->seed, project->quota);
     }
     digest += machine->once.digest;
+    digest += machine->tokens.digest;
     if (keys != machine->state.keys || used_bytes != machine->state.used_bytes ||
         digest != machine->state.digest) {
-        return damaged(machine, error, "its projects and sessions do not add up to its totals");
+        return damaged(machine, error,
+                       "its projects, tokens and sessions do not add up to its totals");
     }
     return ERROR_NONE;
 }
@@ -151,6 +156,9 @@ enum error_code machine_load(struct machine *machine, struct error *error) {
     }
     if (code == ERROR_NONE) {
         code = once_load(machine, &machine->once, error);
+    }
+    if (code == ERROR_NONE) {
+        code = tokens_load(machine, error);
     }
     if (code == ERROR_NONE) {
         code = check_totals(machine, error);
@@ -287,6 +295,7 @@ void machine_close(struct machine *machine) {
     database_close(&machine->database, machine->holds > 0);
     projects_free(&machine->projects);
     once_free(&machine->once);
+    tokens_free(&machine->tokens);
     scan_cursors_free(&machine->cursors);
     buffer_free(&machine->config);
     buffer_free(&machine->held_config);

@@ -12,11 +12,13 @@
 #include "node/machine/once.h"
 #include "node/machine/projects.h"
 #include "node/machine/scan_cursors.h"
+#include "node/machine/tokens.h"
 
 struct machine {
     struct database database;
     struct projects projects;
     struct once once;
+    struct tokens tokens;
     struct machine_state state; /* as of the last committed transaction, or within one */
     struct buffer config;
     uint64_t garbage; /* epochs that machine_reclaim() has to remove */
@@ -100,6 +102,21 @@ enum error_code read_keys(struct machine *machine, const struct project *project
 enum error_code read_scan(struct machine *machine, const struct project *project,
                           const struct command *command, struct result *result,
                           struct error *error);
+
+/* read_projects.c */
+
+enum error_code read_project_list(struct machine *machine, const struct project *project,
+                                  const struct command *command, struct result *result,
+                                  struct error *error);
+enum error_code read_project_info(struct machine *machine, const struct project *project,
+                                  const struct command *command, struct result *result,
+                                  struct error *error);
+enum error_code read_token_list(struct machine *machine, const struct project *project,
+                                const struct command *command, struct result *result,
+                                struct error *error);
+enum error_code read_authenticate(struct machine *machine, const struct project *project,
+                                  const struct command *command, struct result *result,
+                                  struct error *error);
 
 /* expiry.c */
 

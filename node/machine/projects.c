@@ -7,9 +7,27 @@
 
 enum { BUCKETS_MIN = 16 };
 
+static void free_project(struct project *project) {
+    mem_free(project->tokens);
+    mem_free(project);
+}
+
+/* What was removed and is still on the dirty list. */
+static void free_gone(struct projects *projects) {
+    struct project *project = projects->dirty;
+    while (project != NULL) {
+        struct project *next = project->next_dirty;
+        if (project->is_gone) {
+            free_project(project);
+        }
+        project = next;
+    }
+}
+
 void projects_free(struct projects *projects) {
+    free_gone(projects);
     for (size_t i = 0; i < projects->count; i++) {
-        mem_free(projects->by_id[i]);
+        free_project(projects->by_id[i]);
     }
     mem_free(projects->by_id);
     mem_free(projects->buckets);
@@ -39,7 +57,21 @@ struct project *projects_find(const struct projects *projects, struct slice name
 }
 
 struct project *projects_by_id(const struct projects *projects, uint64_t id) {
-    return id >= 1 && id <= projects->count ? projects->by_id[id - 1] : NULL;
+    size_t at = id > 0 ? projects_place_after(projects, id - 1) : projects->count;
+    return at < projects->count && projects->by_id[at]->id == id ? projects->by_id[at] : NULL;
+}
+
+size_t projects_place_after(const struct projects *projects, uint64_t id) {
+    size_t low = 0, high = projects->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (projects->by_id[middle]->id <= id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
 }
 
 static void link_into_bucket(struct projects *projects, struct project *project) {
@@ -63,12 +95,15 @@ static void grow(struct projects *projects) {
     }
 }
 
-struct project *projects_add(struct projects *projects, struct slice name) {
+struct project *projects_add(struct projects *projects, struct slice name, uint64_t id) {
+    ASSERT(id > 0);
+    ASSERT(projects->count == 0 || id > projects->by_id[projects->count - 1]->id);
     ASSERT(name.size <= LIMIT_PROJECT_NAME);
     ASSERT(projects->count < LIMIT_PROJECTS);
     grow(projects);
     struct project *project = mem_zalloc(1, sizeof(*project) + name.size);
-    project->id = projects->count + 1;
+    project->id = id;
+    projects->last_id = id > projects->last_id ? id : projects->last_id;
     project->seed = digest_seed(name);
     project->name_size = name.size;
     if (name.size > 0) {
@@ -89,13 +124,37 @@ void projects_mark_dirty(struct projects *projects, struct project *project) {
 }
 
 struct project *projects_take_dirty(struct projects *projects) {
-    struct project *project = projects->dirty;
-    if (project != NULL) {
+    struct project *project;
+    while ((project = projects->dirty) != NULL) {
         projects->dirty = project->next_dirty;
-        project->next_dirty = NULL;
-        project->is_dirty = false;
+        if (!project->is_gone) {
+            project->next_dirty = NULL;
+            project->is_dirty = false;
+            return project;
+        }
+        free_project(project);
     }
-    return project;
+    return NULL;
+}
+
+void projects_remove(struct projects *projects, struct project *project) {
+    ASSERT(project->n_tokens == 0);
+    struct project **link = bucket_of(projects, project->seed);
+    while (*link != project) {
+        link = &(*link)->next_in_bucket;
+    }
+    *link = project->next_in_bucket;
+    size_t at = projects_place_after(projects, project->id - 1);
+    ASSERT(projects->by_id[at] == project);
+    projects->count--;
+    memmove(&projects->by_id[at], &projects->by_id[at + 1],
+            (projects->count - at) * sizeof projects->by_id[0]);
+    projects_set_expiry(projects, project, 0);
+    if (project->is_dirty) {
+        project->is_gone = true;
+    } else {
+        free_project(project);
+    }
 }
 
 static bool expires_before(const struct project *a, const struct project *b) {

@@ -2,6 +2,7 @@
  */
 #include "base/limits.h"
 #include "base/number.h"
+#include "node/machine/access.h"
 #include "node/machine/machine_internal.h"
 
 static enum error_code read_get(struct machine *machine, const struct project *project,
@@ -260,6 +261,10 @@ static const read_handler handlers[] = {
     [COMMAND_GET_VERSION] = read_version,
     [COMMAND_READ_TRANSACTION] = read_transaction,
     [COMMAND_VERSIONS] = read_versions,
+    [COMMAND_PROJECT_LIST] = read_project_list,
+    [COMMAND_PROJECT_INFO] = read_project_info,
+    [COMMAND_TOKEN_LIST] = read_token_list,
+    [COMMAND_AUTHENTICATE] = read_authenticate,
 };
 
 enum error_code read_command(struct machine *machine, const struct command *command,
@@ -268,6 +273,9 @@ enum error_code read_command(struct machine *machine, const struct command *comm
     size_t kind = (size_t)command->kind;
     if (kind >= sizeof(handlers) / sizeof(handlers[0]) || handlers[kind] == NULL) {
         result_set_error(result, ERROR_INVALID, "command %zu does not only read", kind);
+        return ERROR_NONE;
+    }
+    if (!access_is_allowed(&machine->projects, command, result)) {
         return ERROR_NONE;
     }
     return handlers[kind](machine, project, command, result, error);

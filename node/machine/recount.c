@@ -25,7 +25,7 @@ struct sums {
 
 struct recount {
     struct machine *machine;
-    struct sums *projects; /* by id - 1 */
+    struct sums *projects; /* in the order of machine->projects.by_id */
     uint64_t large_rows;   /* rows whose value stands in `large`, garbage included */
     uint64_t expiring_sum; /* of hash_expiring() over all rows that expire, garbage included */
     uint64_t next_expiry_ms;
@@ -125,7 +125,8 @@ static enum error_code count_row(struct recount *recount, struct error *error) {
     if (value.size != column(recount, COLUMN_SIZE)) {
         return differs(recount, error, "size of a value", value.size, column(recount, COLUMN_SIZE));
     }
-    struct sums *sums = &recount->projects[project->id - 1];
+    struct sums *sums =
+        &recount->projects[projects_place_after(&recount->machine->projects, project->id - 1)];
     sums->keys++;
     sums->used_bytes += key.size + value.size;
     sums->digest += hash;
@@ -175,6 +176,7 @@ static enum error_code compare_projects(const struct recount *recount, struct er
         return differs(recount, error, "bytes", total.used_bytes, machine->state.used_bytes);
     }
     total.digest += machine->once.digest;
+    total.digest += machine->tokens.digest;
     if (total.digest != machine->state.digest) {
         return differs(recount, error, "digest", total.digest, machine->state.digest);
     }
@@ -201,13 +203,16 @@ static enum error_code compare_index(const struct recount *recount, struct error
     if (recount->expiring_sum != sum) {
         return differs(recount, error, "digest of the expiry index", recount->expiring_sum, sum);
     }
+    uint64_t token_expiry_ms = 0;
+    enum error_code code = tokens_recount(recount->machine, &token_expiry_ms, error);
     uint64_t next_ms =
-        expiry_earlier(recount->next_expiry_ms, once_next_expiry(&recount->machine->once));
-    if (next_ms != recount->machine->state.next_expiry_ms) {
+        expiry_earlier(recount->next_expiry_ms,
+                       expiry_earlier(once_next_expiry(&recount->machine->once), token_expiry_ms));
+    if (code == ERROR_NONE && next_ms != recount->machine->state.next_expiry_ms) {
         return differs(recount, error, "next expiry", next_ms,
                        recount->machine->state.next_expiry_ms);
     }
-    return ERROR_NONE;
+    return code;
 }
 
 static enum error_code compare_large(const struct recount *recount, struct error *error) {

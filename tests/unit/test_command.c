@@ -83,6 +83,13 @@ static void test_each_kind_takes_its_arguments(void **state) {
         {COMMAND_SET_MANY, true, true, 0, "kv*"},
         {COMMAND_DELETE_MATCHING, true, false, COMMAND_FLAG_IFEQ, "kv"},
         {COMMAND_DELETE_MATCHING, true, false, COMMAND_FLAG_IFVER, "kn"},
+        {COMMAND_PROJECT_CREATE, true, true, 0, "n"},
+        {COMMAND_PROJECT_DELETE, true, false, 0, ""},
+        {COMMAND_PROJECT_SET_QUOTA, true, false, 0, "n"},
+        {COMMAND_TOKEN_REVOKE, true, false, 0, "n"},
+        {COMMAND_PROJECT_LIST, false, false, 0, "nn"},
+        {COMMAND_PROJECT_INFO, false, false, 0, ""},
+        {COMMAND_TOKEN_LIST, false, false, 0, ""},
         {COMMAND_GET, false, false, 0, "k"},
         {COMMAND_EXISTS, false, false, 0, "k*"},
         {COMMAND_PTTL, false, false, 0, "k"},
@@ -260,6 +267,45 @@ static void test_each_kind_checks_its_options(void **state) {
     assert_int_equal(decode_once(&keys, args, 1), ERROR_NONE);
     args[0].size++;
     assert_int_equal(decode_once(&keys, args, 1), ERROR_TOOBIG);
+}
+
+/* A token has an exact size in every argument, and brings the only expiry that a project takes. */
+static void test_tokens_are_checked(void **state) {
+    (void)state;
+    uint8_t bytes[COMMAND_HASH_SIZE + 1] = {0};
+    const struct slice good[] = {slice_of("8 bytes."), slice_of("8 bytes."), slice_of("8 bytes."),
+                                 slice_make(bytes, COMMAND_SALT_SIZE),
+                                 slice_make(bytes, COMMAND_HASH_SIZE)};
+    struct command add = {.kind = COMMAND_TOKEN_ADD, .project = slice_of("p")};
+    struct command create = {
+        .kind = COMMAND_PROJECT_CREATE, .flags = COMMAND_FLAG_TOKEN, .project = slice_of("p")};
+    for (uint32_t n = 0; n <= 5; n++) {
+        enum error_code code = decode_once(&add, good + (n < 5), n);
+        assert_int_equal(code, n == 4 ? ERROR_NONE : ERROR_INVALID);
+        assert_int_equal(decode_once(&create, good, n), n == 5 ? ERROR_NONE : ERROR_INVALID);
+    }
+    for (uint32_t i = 0; i < 5; i++) {
+        for (int change = -1; change <= 1; change += 2) {
+            struct slice args[5];
+            memcpy(args, good, sizeof args);
+            args[i].size += (size_t)change;
+            assert_int_equal(decode_once(&create, args, 5), ERROR_INVALID);
+        }
+    }
+    add.expiry_mode = COMMAND_EXPIRY_AFTER;
+    create.expiry_mode = COMMAND_EXPIRY_AT;
+    assert_int_equal(decode_once(&add, good + 1, 4), ERROR_NONE);
+    assert_int_equal(decode_once(&create, good, 5), ERROR_NONE);
+    create.flags = 0;
+    assert_int_equal(decode_once(&create, good, 1), ERROR_INVALID);
+    struct command authenticate = {.kind = COMMAND_AUTHENTICATE, .project = slice_of("p")};
+    struct slice args[] = {good[0], good[4]};
+    assert_int_equal(decode_once(&authenticate, args, 2), ERROR_NONE);
+    args[1].size++;
+    assert_int_equal(decode_once(&authenticate, args, 2), ERROR_INVALID);
+    assert_true(command_is_administrative(COMMAND_AUTHENTICATE));
+    assert_false(command_is_administrative(COMMAND_SET));
+    assert_true(command_may_grow(slice_make("\x14", 1)));
 }
 
 static void test_sizes_are_limited(void **state) {
@@ -636,6 +682,7 @@ int main(void) {
         cmocka_unit_test(test_once_holds_a_write),
         cmocka_unit_test(test_flags_and_expiry_are_checked),
         cmocka_unit_test(test_each_kind_checks_its_options),
+        cmocka_unit_test(test_tokens_are_checked),
         cmocka_unit_test(test_sizes_are_limited),
         cmocka_unit_test(test_a_cut_command_does_not_decode),
         cmocka_unit_test(test_batch_survives_the_round_trip),

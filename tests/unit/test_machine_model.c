@@ -11,6 +11,7 @@
 #include "base/prng.h"
 #include "node/machine/digest.h"
 #include "node/machine/once.h"
+#include "node/machine/tokens.h"
 
 enum {
     PROJECTS = 4,
@@ -22,7 +23,8 @@ enum {
     MAX_PENDING = 12, /* entries applied in one transaction, at most */
     RECOUNT_EVERY = 400,
     SESSIONS = 6,
-    SEQUENCES = 500 /* that a session remembers, at most */
+    SEQUENCES = 500, /* that a session remembers, at most */
+    TOKENS = 6       /* numbers of tokens, from 1 on, that come into question for each project */
 };
 
 struct model_row {
@@ -41,6 +43,7 @@ struct model_project {
     uint64_t used_bytes;
     unsigned n_keys;
     struct model_row *rows;
+    struct token tokens[TOKENS + 1]; /* by number; access 0: not there */
 };
 
 /* A session of exactly-once writes. */
@@ -88,6 +91,10 @@ static uint64_t increments;
 static uint64_t conditions_held;
 static uint64_t retries;
 static uint64_t sessions_expired;
+static uint64_t project_deletions;
+static uint64_t token_uses;
+static uint64_t token_refusals;
+static uint64_t expired_tokens;
 
 static uint64_t below(uint64_t bound) {
     return prng_below(&prng, bound);
@@ -149,6 +156,22 @@ static int compare_due(const void *a, const void *b) {
     return x->key < y->key ? -1 : 1;
 }
 
+static void model_expire_tokens(uint64_t now_ms) {
+    for (unsigned p = 0; p < PROJECTS; p++) {
+        for (unsigned i = 1; i <= TOKENS; i++) {
+            struct token *token = &model.projects[p].tokens[i];
+            if (token->expires_at_ms != 0 && token->expires_at_ms <= now_ms) {
+                *token = (struct token){0};
+                expired_tokens++;
+            }
+        }
+    }
+}
+
+static uint64_t earlier(uint64_t a_ms, uint64_t b_ms) {
+    return b_ms == 0 || (a_ms != 0 && a_ms < b_ms) ? a_ms : b_ms;
+}
+
 static void model_advance(uint64_t now_ms) {
     static struct due_row due[BULK_KEYS + PROJECTS * SMALL_KEYS];
     size_t n = 0;
@@ -168,6 +191,7 @@ static void model_advance(uint64_t now_ms) {
         }
     }
     qsort(due, n, sizeof(due[0]), compare_due);
+    model_expire_tokens(now_ms);
     size_t removed = n < MACHINE_PURGE_STEP ? n : MACHINE_PURGE_STEP;
     for (size_t i = 0; i < removed; i++) {
         model_drop(due[i].project, due[i].key);
@@ -187,10 +211,10 @@ static uint64_t model_next_expiry(void) {
     }
     for (unsigned p = 0; p < PROJECTS; p++) {
         for (unsigned k = 0; k < model.projects[p].n_keys; k++) {
-            uint64_t expires_at_ms = model.projects[p].rows[k].expires_at_ms;
-            if (expires_at_ms != 0 && (next_ms == 0 || expires_at_ms < next_ms)) {
-                next_ms = expires_at_ms;
-            }
+            next_ms = earlier(next_ms, model.projects[p].rows[k].expires_at_ms);
+        }
+        for (unsigned i = 1; i <= TOKENS; i++) {
+            next_ms = earlier(next_ms, model.projects[p].tokens[i].expires_at_ms);
         }
     }
     return next_ms;
@@ -239,6 +263,9 @@ static uint64_t model_digest(void) {
         uint64_t seed = digest_seed(slice_of(project_names[p]));
         if (project->exists) {
             digest += digest_project(seed, project->quota);
+        }
+        for (unsigned i = 1; i <= TOKENS; i++) {
+            digest += project->tokens[i].access != 0 ? token_digest(seed, &project->tokens[i]) : 0;
         }
         for (unsigned k = 0; k < project->n_keys; k++) {
             const struct model_row *row = &project->rows[k];
@@ -329,6 +356,14 @@ static struct result model_set(const struct set *set, uint64_t now_ms, uint64_t 
     return result;
 }
 
+static void empty_project(struct model_project *project) {
+    for (unsigned k = 0; k < project->n_keys && project->keys > 0; k++) {
+        if (project->rows[k].exists) {
+            model_drop(project, k);
+        }
+    }
+}
+
 /* Random operations: each goes into the batch and through the model. */
 
 static uint8_t *random_value(size_t *size) {
@@ -346,6 +381,53 @@ static void put_set(struct buffer *batch, const struct set *set, uint64_t now_ms
     batch_set(batch, project_names[set->project], key_name(set->key),
               slice_make(set->value, set->size), set->flags, set->mode, set->expiry_ms);
     expect(model_set(set, now_ms, quota));
+}
+
+/* Whether the machine lets a command with this token write; what it answers when it does not. */
+static bool model_allows(unsigned p, uint64_t id, bool writes, struct result *refusal) {
+    const struct model_project *project = &model.projects[p];
+    if (id == COMMAND_TOKEN_SERVICE) {
+        if (!project->exists) {
+            result_set_error(refusal, ERROR_NOPROJECT, "there is no project '%s'",
+                             project_names[p]);
+        }
+        return project->exists;
+    }
+    if (project->tokens[id].access == 0) {
+        result_set_error(refusal, ERROR_NOAUTH,
+                         "the token was revoked or has expired, or its project was deleted");
+        return false;
+    }
+    if (writes && project->tokens[id].access == COMMAND_ACCESS_READONLY) {
+        result_set_error(refusal, ERROR_NOPERM, "this token of project '%s' is read-only",
+                         project_names[p]);
+        return false;
+    }
+    return true;
+}
+
+static uint64_t random_token(void) {
+    return below(8) == 0 ? COMMAND_TOKEN_SERVICE : 1 + below(TOKENS);
+}
+
+static void set_with_token(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
+    struct set set = {.project = (unsigned)below(PROJECTS)};
+    struct result refusal = {0};
+    set.key = (unsigned)below(model.projects[set.project].n_keys);
+    set.value = random_value(&set.size);
+    struct command command = {.kind = COMMAND_SET,
+                              .token = random_token(),
+                              .project = slice_of(project_names[set.project])};
+    struct slice args[] = {key_name(set.key), slice_make(set.value, set.size)};
+    batch_add(batch, &command, args, 2);
+    if (model_allows(set.project, command.token, true, &refusal)) {
+        token_uses++;
+        expect(model_set(&set, now_ms, quota));
+    } else {
+        token_refusals++;
+        mem_free(set.value);
+        expect(refusal);
+    }
 }
 
 static void random_set(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
@@ -395,13 +477,131 @@ static void random_clear(struct buffer *batch) {
     unsigned p = (unsigned)below(below(8) == 0 ? PROJECTS : BULK);
     struct model_project *project = &model.projects[p];
     clears += project->keys > 0;
-    for (unsigned k = 0; k < project->n_keys && project->keys > 0; k++) {
-        if (project->rows[k].exists) {
-            model_drop(project, k);
-        }
-    }
+    empty_project(project);
     batch_plain(batch, COMMAND_CLEAR, project_names[p]);
     expect((struct result){.kind = RESULT_OK});
+}
+
+/* Projects and tokens. */
+
+static void create(struct buffer *batch, unsigned p, uint64_t wanted, uint64_t quota) {
+    struct model_project *project = &model.projects[p];
+    uint8_t bytes[8];
+    bytes_put_u64(bytes, wanted);
+    struct slice arg = slice_make(bytes, 8);
+    struct command command = {.kind = COMMAND_PROJECT_CREATE,
+                              .project = slice_of(project_names[p])};
+    struct result result = {.kind = RESULT_OK};
+    batch_add(batch, &command, &arg, 1);
+    if (project->exists) {
+        result_set_error(&result, ERROR_GENERIC, "project '%s' exists already", project_names[p]);
+    } else {
+        project->exists = true;
+        project->id = ++model.n_projects;
+        project->quota = wanted == COMMAND_QUOTA_DEFAULT ? quota : wanted;
+    }
+    expect(result);
+}
+
+static void random_create(struct buffer *batch, uint64_t quota) {
+    uint64_t wanted = below(2) == 0 ? COMMAND_QUOTA_DEFAULT : below(9000);
+    create(batch, (unsigned)below(BULK), wanted, quota);
+}
+
+static void random_project_delete(struct buffer *batch) {
+    unsigned p = (unsigned)below(below(8) == 0 ? PROJECTS : BULK);
+    struct model_project *project = &model.projects[p];
+    batch_plain(batch, COMMAND_PROJECT_DELETE, project_names[p]);
+    expect((struct result){.kind = RESULT_INTEGER, .integer = project->exists});
+    project_deletions += project->exists && project->keys > 0;
+    empty_project(project);
+    project->exists = false;
+    project->quota = 0;
+    memset(project->tokens, 0, sizeof project->tokens);
+    if (p == BULK) {
+        create(batch, p, UINT64_C(1) << 30, 0);
+    }
+}
+
+static void random_quota(struct buffer *batch) {
+    unsigned p = (unsigned)below(BULK);
+    struct model_project *project = &model.projects[p];
+    uint8_t bytes[8];
+    uint64_t quota = below(4) == 0 ? below(1000) : below(20000);
+    bytes_put_u64(bytes, quota);
+    struct slice arg = slice_make(bytes, 8);
+    struct command command = {.kind = COMMAND_PROJECT_SET_QUOTA,
+                              .project = slice_of(project_names[p])};
+    struct result result = {.kind = RESULT_OK};
+    batch_add(batch, &command, &arg, 1);
+    if (project->exists) {
+        project->quota = quota;
+    } else {
+        result_set_error(&result, ERROR_NOPROJECT, "there is no project '%s'", project_names[p]);
+    }
+    expect(result);
+}
+
+static void random_token_add(struct buffer *batch, uint64_t now_ms) {
+    unsigned p = (unsigned)below(PROJECTS);
+    struct model_project *project = &model.projects[p];
+    struct token token = {.id = 1 + below(TOKENS),
+                          .created_ms = now_ms,
+                          .access =
+                              below(3) == 0 ? COMMAND_ACCESS_READONLY : COMMAND_ACCESS_READWRITE};
+    memset(token.salt, (int)below(256), sizeof token.salt);
+    memset(token.hash, (int)below(256), sizeof token.hash);
+    struct command command = {.kind = COMMAND_TOKEN_ADD, .project = slice_of(project_names[p])};
+    if (below(2) == 0) {
+        command.expiry_mode = COMMAND_EXPIRY_AFTER;
+        command.expiry_ms = 1 + below(4000);
+        token.expires_at_ms = now_ms + command.expiry_ms;
+    }
+    uint8_t id[8], access[8];
+    bytes_put_u64(id, token.id);
+    bytes_put_u64(access, token.access);
+    struct slice args[] = {slice_make(id, 8), slice_make(access, 8),
+                           slice_make(token.salt, sizeof token.salt),
+                           slice_make(token.hash, sizeof token.hash)};
+    struct result result = {.kind = RESULT_OK};
+    batch_add(batch, &command, args, 4);
+    if (!project->exists) {
+        result_set_error(&result, ERROR_NOPROJECT, "there is no project '%s'", project_names[p]);
+    } else if (project->tokens[token.id].access != 0) {
+        result_set_error(&result, ERROR_GENERIC, "a token of this number exists; try again");
+    } else {
+        project->tokens[token.id] = token;
+    }
+    expect(result);
+}
+
+static void random_token_revoke(struct buffer *batch) {
+    unsigned p = (unsigned)below(PROJECTS);
+    struct token *token = &model.projects[p].tokens[1 + below(TOKENS)];
+    uint8_t bytes[8];
+    bytes_put_u64(bytes, token->id != 0 ? token->id : 1 + below(TOKENS));
+    uint64_t id = bytes_get_u64(bytes);
+    struct slice arg = slice_make(bytes, 8);
+    struct command command = {.kind = COMMAND_TOKEN_REVOKE, .project = slice_of(project_names[p])};
+    batch_add(batch, &command, &arg, 1);
+    token = &model.projects[p].tokens[id];
+    expect((struct result){.kind = RESULT_INTEGER, .integer = token->access != 0});
+    *token = (struct token){0};
+}
+
+static void random_administration(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
+    uint64_t pick = below(100);
+    if (pick < 15) {
+        random_create(batch, quota);
+    } else if (pick < 25) {
+        random_project_delete(batch);
+    } else if (pick < 45) {
+        random_quota(batch);
+    } else if (pick < 85) {
+        random_token_add(batch, now_ms);
+    } else {
+        random_token_revoke(batch);
+    }
 }
 
 /* A thousand keys that expire together, so that more fall due than one step removes. */
@@ -955,8 +1155,12 @@ static void random_batch(struct buffer *batch) {
     uint64_t n = below(20);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t pick = below(1000);
-        if (pick < 350) {
+        if (pick < 280) {
             random_set(batch, now_ms, quota);
+        } else if (pick < 330) {
+            set_with_token(batch, now_ms, quota);
+        } else if (pick < 350) {
+            random_administration(batch, now_ms, quota);
         } else if (pick < 500) {
             random_once(batch, now_ms, quota);
         } else if (pick < 850) {
@@ -1020,6 +1224,24 @@ static void compare_state(struct fixture *fixture, uint64_t index) {
     assert_int_equal(state.next_expiry_ms, model_next_expiry());
 }
 
+static void compare_tokens(struct fixture *fixture, unsigned p) {
+    const struct model_project *project = &model.projects[p];
+    struct result result = fixture_read(fixture, COMMAND_TOKEN_LIST, 0, project_names[p], NULL, 0);
+    struct result wanted = {.kind = project->exists ? RESULT_INTEGERS : RESULT_NIL};
+    for (unsigned i = 1; i <= TOKENS; i++) {
+        const struct token *token = &project->tokens[i];
+        if (token->access != 0) {
+            buffer_put_u64(&wanted.data, token->id);
+            buffer_put_u64(&wanted.data, token->access);
+            buffer_put_u64(&wanted.data, token->created_ms);
+            buffer_put_u64(&wanted.data, token->expires_at_ms);
+        }
+    }
+    assert_same_result(&result, &wanted, p);
+    result_free(&wanted);
+    result_free(&result);
+}
+
 static void compare_reads(struct fixture *fixture) {
     for (unsigned i = 0; i < 20; i++) {
         unsigned p = (unsigned)below(PROJECTS);
@@ -1056,6 +1278,7 @@ static void compare_reads(struct fixture *fixture) {
         assert_int_equal(bytes_get_u64(usage.data.data + 8), model.projects[p].used_bytes);
         assert_int_equal(bytes_get_u64(usage.data.data + 16), model.projects[p].quota);
         result_free(&usage);
+        compare_tokens(fixture, p);
     }
 }
 
@@ -1123,12 +1346,15 @@ static void test_machine_follows_the_model(void **state) {
     print_message("%" PRIu64 " operations in %" PRIu64 " entries; %" PRIu64
                   " rows expired, %" PRIu64 " purges left rows over, %" PRIu64
                   " refusals by quota, %" PRIu64 " clears, %" PRIu64 " retries, %" PRIu64
-                  " sessions expired\n",
+                  " sessions expired, %" PRIu64 " projects deleted, %" PRIu64
+                  " writes by token, %" PRIu64 " refused, %" PRIu64 " tokens expired\n",
                   operations, index, purged_rows, partial_purges, quota_refusals, clears, retries,
-                  sessions_expired);
+                  sessions_expired, project_deletions, token_uses, token_refusals, expired_tokens);
     assert_true(purged_rows > 0 && partial_purges > 0 && quota_refusals > 0 && clears > 0);
     assert_true(increments > 0 && conditions_held > 0);
     assert_true(retries > 0 && sessions_expired > 0);
+    assert_true(project_deletions > 0 && token_uses > 0 && token_refusals > 0);
+    assert_true(expired_tokens > 0);
 }
 
 static int setup(void **state) {
