@@ -67,6 +67,7 @@ void resp_write_null(struct buffer *out, int version);
 void resp_write_bool(struct buffer *out, bool value, int version); /* RESP2: integer 1 or 0 */
 void resp_write_double(struct buffer *out, double value, int version);
 void resp_write_array(struct buffer *out, size_t count);
-void resp_write_map(struct buffer *out, size_t pairs, int version); /* RESP2: array of 2 * pairs */
+void resp_write_push(struct buffer *out, size_t count, int version); /* RESP2: an array */
+void resp_write_map(struct buffer *out, size_t pairs, int version);  /* RESP2: array of 2 * pairs */
 
 #endif

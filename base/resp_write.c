@@ -126,6 +126,10 @@ void resp_write_array(struct buffer *out, size_t count) {
     write_count_line(out, '*', count);
 }
 
+void resp_write_push(struct buffer *out, size_t count, int version) {
+    write_count_line(out, version >= 3 ? '>' : '*', count);
+}
+
 void resp_write_map(struct buffer *out, size_t pairs, int version) {
     ASSERT(pairs <= SIZE_MAX / 2);
     if (version >= 3) {

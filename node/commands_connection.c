@@ -6,6 +6,7 @@
 #include "node/machine/project_name.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
+#include "node/subscriptions.h"
 
 /* The release of Redis whose behaviour clients find here. */
 #define REDIS_VERSION "7.0.15"
@@ -13,6 +14,11 @@
 void verb_ping(struct call *call) {
     if (call->argc > 2) {
         call_error(call, "ERR", "wrong number of arguments for 'ping' command");
+    } else if (call_version(call) < 3 && subscriptions_exist(call->session)) {
+        struct buffer *out = call_reply(call);
+        resp_write_array(out, 2);
+        resp_write_bulk(out, slice_of("pong"));
+        resp_write_bulk(out, call->argc == 2 ? call->argv[1] : slice_of(""));
     } else if (call->argc == 2) {
         resp_write_bulk(call_reply(call), call->argv[1]);
     } else {
@@ -27,6 +33,22 @@ void verb_echo(struct call *call) {
 void verb_quit(struct call *call) {
     call_ok(call);
     call->session->closing = true;
+}
+
+static void set_project(struct session *session, struct slice name) {
+    memcpy(session->project, name.data, name.size);
+    session->project_size = (uint16_t)name.size;
+}
+
+void verb_reset(struct call *call) {
+    struct session *session = call->session;
+    subscriptions_free(session);
+    session->version = 2;
+    session->level = READ_LINEARIZABLE;
+    session->max_stale_ms = 0;
+    session->name[0] = '\0';
+    set_project(session, slice_of("default"));
+    resp_write_simple(call_reply(call), "RESET");
 }
 
 void verb_select(struct call *call) {
@@ -47,11 +69,6 @@ static bool check_project(struct call *call, struct slice name) {
         call_error(call, error_prefix(code), "%s", error.message);
     }
     return code == ERROR_NONE;
-}
-
-static void set_project(struct session *session, struct slice name) {
-    memcpy(session->project, name.data, name.size);
-    session->project_size = (uint16_t)name.size;
 }
 
 void verb_auth(struct call *call) {
@@ -219,12 +236,13 @@ static void describe_session(struct buffer *out, const struct session *session, 
     char line[1024];
     int size = snprintf(
         line, sizeof line,
-        "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=N db=0 sub=0 psub=0 multi=-1 "
+        "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=N db=0 sub=%u psub=%u multi=-1 "
         "qbuf=%zu ops=%u omem=%zu cmd=%s resp=%d user=",
         (unsigned long long)session->id, session->peer, session->local, session->name,
         (unsigned long long)((now_ms - session->since_ms) / 1000),
-        (unsigned long long)((now_ms - session->active_ms) / 1000), session->input_memory,
-        session->reads + session->writes, session->unsent + session->queued,
+        (unsigned long long)((now_ms - session->active_ms) / 1000),
+        subscriptions_count(session, false), subscriptions_count(session, true),
+        session->input_memory, session->reads + session->writes, session->unsent + session->queued,
         session->last_verb != NULL ? session->last_verb->name : "NULL", session->version);
     buffer_append(out, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
     put_project(out, session_project(session));

@@ -57,6 +57,7 @@ static void info_memory(struct buffer *out, const struct info_source *source) {
         info->memory_inflight_limit);
     put(out, "reply_bytes:%" PRIu64 "\r\n", source->host->reply_bytes);
     put(out, "log_cache_bytes:%" PRIu64 "\r\n", info->memory_log_cache);
+    put(out, "feed_bytes:%" PRIu64 "\r\n", info->memory_feed);
 }
 
 static void info_persistence(struct buffer *out, const struct info_source *source) {

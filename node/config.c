@@ -33,6 +33,9 @@ struct key_spec {
     const char *purpose;
 };
 
+/* Several times the longest key, so that a few events always fit. */
+#define FEED_HISTORY_MIN (256 * KIB)
+
 #define FIELD(member) offsetof(struct config, member)
 
 static const struct key_spec key_specs[CONFIG_KEYS] = {
@@ -92,6 +95,8 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                           "hand leaderships back to their preferred nodes"},
     [CONFIG_REDIRECT] = {"redirect", VALUE_BOOL, FIELD(redirect), 0, 0, "no",
                          "answer -MOVED instead of forwarding to the leader, as Redis Cluster"},
+    [CONFIG_FEED_HISTORY] = {"feed_history", VALUE_SIZE, FIELD(feed_history), 0, 1 * GIB, "8MiB",
+                             "changes kept per shard for subscribers; 0: no change feed"},
     [CONFIG_LOG_LEVEL] = {"log_level", VALUE_LEVEL, FIELD(log_level), 0, 0, "info",
                           "error, warn, info or debug"},
 };
@@ -696,6 +701,13 @@ enum error_code config_finish(struct config *config, struct error *error) {
         return wrap_place(
             config, config->is_set[CONFIG_ELECTION_MS] ? CONFIG_ELECTION_MS : CONFIG_HEARTBEAT_MS,
             error);
+    }
+    if (config->feed_history > 0 && config->feed_history < FEED_HISTORY_MIN) {
+        error_set(error, ERROR_INVALID,
+                  "feed_history = '%" PRIu64 "': must be 0, which turns the change feed off, or "
+                  "at least %" PRIu64 "KiB",
+                  config->feed_history, FEED_HISTORY_MIN / KIB);
+        return wrap_place(config, CONFIG_FEED_HISTORY, error);
     }
     return check_listens(config, self, error);
 }

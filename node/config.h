@@ -62,6 +62,7 @@ enum config_key {
     CONFIG_MIN_FREE_DISK,
     CONFIG_REBALANCE,
     CONFIG_REDIRECT,
+    CONFIG_FEED_HISTORY,
     CONFIG_LOG_LEVEL,
     CONFIG_KEYS
 };
@@ -94,6 +95,7 @@ struct config {
     uint64_t min_free_disk;
     bool rebalance;
     bool redirect; /* connections begin with CLUSTER REDIRECT ON */
+    uint64_t feed_history; /* of each shard, 0: the change feed is off */
     enum say_level log_level;
 
     /* Where values came from, for messages. */

@@ -32,6 +32,7 @@ void job_free(struct job *job) {
     mem_free(job->reads);
     mem_free(job->path);
     buffer_free(&job->config);
+    machine_events_free(&job->events);
     mem_free(job);
 }
 
@@ -207,7 +208,9 @@ static void run_install(struct job *job, struct machine **machine,
 void job_run(struct job *job, struct machine **machine, const struct machine_options *options) {
     switch (job->kind) {
     case JOB_APPLY:
+        machine_record_events(*machine, job->events.limit_bytes > 0 ? &job->events : NULL);
         run_apply(job, *machine);
+        machine_record_events(*machine, NULL);
         break;
     case JOB_READ:
         run_read(job, *machine);

@@ -68,8 +68,9 @@ struct job {
     struct job_result *results;
     unsigned n_results;
     unsigned results_capacity;
-    uint64_t batch_time_ms;   /* largest time among the batches */
-    struct job_digest digest; /* index 0: none */
+    uint64_t batch_time_ms;       /* largest time among the batches */
+    struct job_digest digest;     /* index 0: none */
+    struct machine_events events; /* in: its limit, 0: not wanted */
 
     /* JOB_READ in and out: */
     struct job_read *reads;

@@ -239,6 +239,14 @@ static void listener_on_check(uv_check_t *handle) {
     }
 }
 
+static void connection_say_dropped(const struct connection *connection) {
+    const char *reason = session_dropped(connection->session);
+    if (reason != NULL) {
+        say_warn("subscriber's connection closed", "peer=%s reason=%s",
+                 session_peer(connection->session), reason);
+    }
+}
+
 /* Just before the loop sleeps: everything of this iteration leaves. */
 static void listener_on_prepare(uv_prepare_t *handle) {
     struct listener *listener = handle->data;
@@ -249,6 +257,7 @@ static void listener_on_prepare(uv_prepare_t *handle) {
         list_remove(node);
         struct connection *connection = LIST_ENTRY(node, struct connection, mark);
         if (!connection_send(connection) || session_is_finished(connection->session)) {
+            connection_say_dropped(connection);
             connection_close(connection);
             continue;
         }

@@ -4,9 +4,12 @@
 
 #include "base/assert.h"
 #include "base/limits.h"
+#include "node/session_state.h"
+#include "node/subscriptions.h"
 
 #define CONNECTION "connection", "0.1.0"
 #define GENERIC "generic", "0.1.0"
+#define PUBSUB "pubsub", "0.1.0"
 #define SERVER "server", "0.1.0"
 #define STRING "string", "0.1.0"
 #define NO_KEYS 0, 0, 0
@@ -176,14 +179,18 @@ static const struct verb verbs[] = {
      "key unix-milliseconds [NX | XX | GT | LT]", "Sets when a key expires", verb_pexpireat, LEAF},
     {"pexpiretime", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
      "When a key expires, Unix time in milliseconds", verb_pexpiretime, LEAF},
-    {"ping", -1, VERB_FAST, NO_KEYS, CONNECTION, "[message]", "Answers PONG or the message",
-     verb_ping, LEAF},
+    {"ping", -1, VERB_FAST | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "[message]",
+     "Answers PONG or the message", verb_ping, LEAF},
     {"psetex", 4, VERB_WRITE, 1, 1, 1, STRING, "key milliseconds value",
      "Sets a key's value and expiry", verb_psetex, LEAF},
+    {"psubscribe", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "pattern [pattern ...]",
+     "Subscribes to the channels that match", verb_psubscribe, LEAF},
     {"pttl", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
      "Milliseconds until a key expires", verb_pttl, LEAF},
-    {"quit", -1, VERB_FAST | VERB_NO_AUTH, NO_KEYS, CONNECTION, "", "Closes the connection",
-     verb_quit, LEAF},
+    {"punsubscribe", -1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "[pattern ...]",
+     "Ends subscriptions to patterns, to all of them without a name", verb_punsubscribe, LEAF},
+    {"quit", -1, VERB_FAST | VERB_NO_AUTH | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "",
+     "Closes the connection", verb_quit, LEAF},
     {"randomkey", 1, VERB_READONLY, NO_KEYS, GENERIC, "", "Some key of the project", verb_randomkey,
      LEAF},
     {"readonly", 1, VERB_FAST | VERB_SETTLED, NO_KEYS, CONNECTION, "",
@@ -193,6 +200,8 @@ static const struct verb verbs[] = {
     {"rename", 3, VERB_WRITE, 1, 2, 1, GENERIC, "key newkey", "Renames a key", verb_rename, LEAF},
     {"renamenx", 3, VERB_WRITE | VERB_FAST, 1, 2, 1, GENERIC, "key newkey",
      "Renames a key if the new name is free", verb_renamenx, LEAF},
+    {"reset", 1, VERB_FAST | VERB_NO_AUTH | VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "",
+     "Makes this connection as it was when it began", verb_reset, LEAF},
     {"scan", -2, VERB_READONLY, NO_KEYS, GENERIC,
      "cursor [MATCH pattern] [COUNT count] [TYPE type]", "Walks through the keys", verb_scan, LEAF},
     {"select", 2, VERB_FAST, NO_KEYS, CONNECTION, "index", "Accepts database 0, the only one",
@@ -209,6 +218,8 @@ static const struct verb verbs[] = {
      verb_setrange, LEAF},
     {"strlen", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key", "Bytes of a value",
      verb_strlen, LEAF},
+    {"subscribe", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "channel [channel ...]",
+     "Subscribes to channels, such as __keyspace@0__:key", verb_subscribe, LEAF},
     {"substr", 4, VERB_READONLY, 1, 1, 1, STRING, "key start end", "The same as GETRANGE",
      verb_getrange, LEAF},
     {"token", 1, VERB_FAST | VERB_SETTLED, NO_KEYS, CONNECTION, "",
@@ -222,6 +233,12 @@ static const struct verb verbs[] = {
      "\"string\", or \"none\" when the key is missing", verb_type, LEAF},
     {"unlink", -2, VERB_WRITE, 1, -1, 1, GENERIC, "key [key ...]", "The same as DEL", verb_del,
      LEAF},
+    {"unsubscribe", -1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "[channel ...]",
+     "Ends subscriptions to channels, to all of them without a name", verb_unsubscribe, LEAF},
+    {"unwatchkeys", 1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "",
+     "Ends WATCHKEYS; tells the index to resume from", verb_unwatchkeys, LEAF},
+    {"watchkeys", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "prefix [FROM index]",
+     "Follows what happens to the keys with a prefix", verb_watchkeys, LEAF},
 };
 
 const struct verb *verb_table(unsigned *count) {
@@ -303,6 +320,19 @@ static void refuse_subcommand(struct call *call, const struct verb *container) {
                name.size > 0 ? (const char *)name.data : "", upper);
 }
 
+/* A RESP2 client with subscriptions could not tell a reply from a push. */
+static bool refuse_while_subscribed(struct call *call, const struct verb *verb) {
+    if (call_version(call) >= 3 || (verb->flags & VERB_SUBSCRIBED) != 0 ||
+        !subscriptions_exist(call->session)) {
+        return false;
+    }
+    call_error(call, "ERR",
+               "Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+               "are allowed in this context",
+               verb->name);
+    return true;
+}
+
 void verb_run(struct call *call, const struct verb *verb) {
     call->verb = verb;
     if (verb == NULL) {
@@ -311,6 +341,9 @@ void verb_run(struct call *call, const struct verb *verb) {
     }
     if (!verb_accepts(verb, call->argc)) {
         call_error(call, "ERR", "wrong number of arguments for '%s' command", verb->name);
+        return;
+    }
+    if (refuse_while_subscribed(call, verb)) {
         return;
     }
     if (verb->subcommands == NULL || call->argc == 1) {

@@ -21,8 +21,9 @@ enum verb_flag {
     VERB_READONLY = 2, /* submits reads */
     VERB_FAST = 4,
     VERB_ADMIN = 8,
-    VERB_NO_AUTH = 16, /* allowed before AUTH where authentication is required */
-    VERB_SETTLED = 32  /* waits for all earlier operations of the connection */
+    VERB_NO_AUTH = 16,     /* allowed before AUTH where authentication is required */
+    VERB_SETTLED = 32,     /* waits for all earlier operations of the connection */
+    VERB_SUBSCRIBED = 1024 /* allowed on a RESP2 connection that has subscriptions */
 };
 
 /* One command being carried out. A handler replies exactly once: it writes one RESP value to
@@ -41,7 +42,7 @@ struct verb {
     int first_key;    /* positions in argv, 0 without keys; last_key may count from the end (-1) */
     int last_key;
     int key_step;
-    const char *group; /* connection, generic, server, string */
+    const char *group; /* connection, generic, pubsub, server, string */
     const char *since; /* release of invoke-kv */
     const char *syntax;
     const char *summary;
@@ -123,6 +124,7 @@ void verb_echo(struct call *call);
 void verb_hello(struct call *call);
 void verb_ping(struct call *call);
 void verb_quit(struct call *call);
+void verb_reset(struct call *call);
 void verb_select(struct call *call);
 /* commands_consistency.c */
 void verb_consistency(struct call *call);
@@ -139,6 +141,13 @@ void verb_pexpireat(struct call *call);
 void verb_pexpiretime(struct call *call);
 void verb_pttl(struct call *call);
 void verb_ttl(struct call *call);
+/* commands_feed.c */
+void verb_psubscribe(struct call *call);
+void verb_punsubscribe(struct call *call);
+void verb_subscribe(struct call *call);
+void verb_unsubscribe(struct call *call);
+void verb_unwatchkeys(struct call *call);
+void verb_watchkeys(struct call *call);
 /* commands_keys.c */
 void verb_copy(struct call *call);
 void verb_dbsize(struct call *call);

@@ -114,7 +114,10 @@ static void make_groups(struct server *server) {
                                       .snapshot_log_bytes = config->snapshot_log_bytes,
                                       .trailing_entries = (unsigned)config->trailing_entries,
                                       .tick_ms = (unsigned)config->heartbeat_ms};
-        shard_init(&server->shards[i], &shard, workers_initial_state(server->workers, i));
+        shard.feed_bytes = (size_t)config->feed_history;
+        struct machine_state state = workers_initial_state(server->workers, i);
+        shard_init(&server->shards[i], &shard, state);
+        feed_restart(server->feed, i, state.applied_index);
     }
 }
 
@@ -188,7 +191,8 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .now_ms = server_now,
                                 .describe = server_describe,
                                 .find_leader = server_find_leader,
-                                .replace = replace_node};
+                                .replace = replace_node,
+                                .feed = server->feed};
     session_host_init(&server->sessions, &limits, &port);
     struct listener_options options = {.host = config->listen.host,
                                        .port = config->listen.port,
@@ -359,6 +363,7 @@ static enum error_code start_or_join(struct server *server, struct error *error)
 
 static void free_server(struct server *server) {
     router_free(server->router);
+    feed_free(server->feed);
     for (unsigned i = 0; i < server->config->shards; i++) {
         shard_free(&server->shards[i]);
         group_free(server->groups[i]);
@@ -456,6 +461,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
     if (code != ERROR_NONE) {
         return code;
     }
+    server->feed = feed_new(config->shards, (size_t)config->feed_history);
     make_groups(server);
     make_router(server);
     code = open_peers(server, error);

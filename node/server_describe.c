@@ -77,6 +77,7 @@ void server_describe(void *data, struct server_info *info) {
     info->memory_inflight = routed.inflight_bytes;
     info->memory_inflight_limit = config->max_memory_inflight;
     info->memory_log_cache = logged.cache_bytes;
+    info->memory_feed = feed_bytes(server->feed);
     info->log_bytes = logged.bytes;
     info->log_segments = logged.segments;
     info->log_syncs = logged.syncs;

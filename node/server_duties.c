@@ -5,6 +5,7 @@
 #include "node/forward.h"
 #include "node/logging.h"
 #include "node/server_internal.h"
+#include "node/subscriptions.h"
 
 unsigned server_leads(const struct server *server) {
     unsigned n = 0;
@@ -133,6 +134,7 @@ void server_on_tick(struct server *server) {
     router_tick(server->router, now_ms);
     if (now_ms >= server->last_duty_ms + SERVER_DUTY_MS) {
         server->last_duty_ms = now_ms;
+        subscriptions_tick(&server->sessions, now_ms);
         if (server->started) {
             balance(server, now_ms);
             server_tend_members(server, now_ms);

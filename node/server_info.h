@@ -47,6 +47,7 @@ struct server_info {
     uint64_t memory_inflight;       /* operations under way */
     uint64_t memory_inflight_limit; /* max_memory_inflight */
     uint64_t memory_log_cache;
+    uint64_t memory_feed; /* history of the change feed */
 
     /* Disk. */
     uint64_t log_bytes;

@@ -5,6 +5,7 @@
 
 #include <uv.h>
 
+#include "node/feed.h"
 #include "node/http.h"
 #include "node/listener_uv.h"
 #include "node/router.h"
@@ -51,6 +52,7 @@ struct server {
     struct peers *peers;
     struct snapshot_streams *streams;
     struct router *router;
+    struct feed *feed;
     struct session_host sessions;
     struct listener *listener;
     struct http *http;

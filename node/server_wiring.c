@@ -153,6 +153,11 @@ static void shard_applied_port(void *data, unsigned shard, struct job *job, uint
                                uint64_t term, bool gap) {
     struct server *server = data;
     router_on_applied(server->router, shard, job, index, term, gap);
+    if (gap) {
+        feed_restart(server->feed, shard, index);
+    } else {
+        feed_applied(server->feed, shard, &job->events, index);
+    }
 }
 
 static void shard_digest_port(void *data, unsigned shard, struct job_digest digest) {

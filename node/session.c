@@ -9,6 +9,7 @@
 #include "node/op.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
+#include "node/subscriptions.h"
 
 /* The place of a reply that cannot be sent yet: that of an operation, or of local replies behind
  * one. Outlives its session when the operation does. */
@@ -348,6 +349,34 @@ void call_ok(struct call *call) {
     resp_write_simple(call_reply(call), "OK");
 }
 
+/* ---- pushes ---- */
+
+struct buffer *session_begin_push(struct session *session) {
+    ASSERT(session->reply == NULL);
+    session->push = output_tail(&session->output);
+    session->push_start = session->push->size;
+    return session->push;
+}
+
+static void session_notify(struct session *session) {
+    if (!session->running) {
+        session->wake(session->wake_data);
+    }
+}
+
+void session_end_push(struct session *session) {
+    session->unsent += session->push->size - session->push_start;
+    session->push = NULL;
+    session_count_replies(session);
+    session_notify(session);
+}
+
+void session_drop(struct session *session, const char *reason) {
+    session->closing = true;
+    session->dropped = reason;
+    session_notify(session);
+}
+
 /* ---- commands ---- */
 
 /* Counts what the command wrote. */
@@ -471,6 +500,7 @@ static void session_run(struct session *session) {
         }
         session_dispatch(session);
     }
+    subscriptions_run(session);
     session->running = false;
     session_count_input(session);
     session_count_replies(session);
@@ -483,6 +513,7 @@ void session_host_init(struct session_host *host, const struct session_limits *l
     ASSERT(limits->n_shards > 0 && limits->max_pipeline > 0 && limits->max_output > 0);
     *host = (struct session_host){.limits = *limits, .port = *port};
     list_init(&host->sessions);
+    list_init(&host->watches);
 }
 
 struct session *session_new(struct session_host *host, const char *peer, const char *local,
@@ -531,6 +562,7 @@ void session_free(struct session *session) {
             slot->session = NULL;
         }
     }
+    subscriptions_free(session);
     list_remove(&session->link);
     ASSERT(host->n_sessions > 0 && host->input_bytes >= session->input_memory);
     host->n_sessions--;
@@ -572,7 +604,8 @@ bool session_wants_read(const struct session *session) {
 }
 
 bool session_needs_resume(const struct session *session) {
-    return session->has_pending && !session->closing && session_may_dispatch(session);
+    return (session->has_pending && !session->closing && session_may_dispatch(session)) ||
+           subscriptions_are_due(session);
 }
 
 void session_resume(struct session *session) {
@@ -599,6 +632,13 @@ void session_drain(struct session *session) {
 }
 
 bool session_is_finished(const struct session *session) {
+    if (session->dropped != NULL) {
+        return true;
+    }
     bool no_more = session->closing || (session->input_ended && !session->has_pending);
     return no_more && list_empty(&session->slots) && session->unsent == 0;
+}
+
+const char *session_dropped(const struct session *session) {
+    return session->dropped;
 }

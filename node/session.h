@@ -9,6 +9,8 @@
  * waits until the writes before it are finished, since it runs elsewhere than they do; an eventual
  * read need not see them. What changes the level or asks for a token waits for all operations.
  *
+ * Pushes of subscriptions (node/subscriptions.h) stand between replies, never inside one.
+ *
  * Bounds. A session takes no further command while max_pipeline operations are under way, too many
  * bytes of them are, or max_output bytes of replies are not yet sent; then it stops wanting input,
  * and TCP makes the client wait.
@@ -26,6 +28,7 @@
 #include "base/list.h"
 #include "node/output.h"
 
+struct feed;
 struct op;
 struct server_info;
 struct session;
@@ -67,6 +70,8 @@ struct session_port {
     bool (*find_leader)(void *data, unsigned shard, const char **host, uint16_t *port);
     /* CLUSTER REPLACE; may be NULL. On refusal the error tells why. */
     enum error_code (*replace)(void *data, uint64_t node, struct error *error);
+    /* The change feed; NULL: there is none. Must outlive the sessions. */
+    struct feed *feed;
 };
 
 struct session_stats {
@@ -84,6 +89,7 @@ struct session_host {
     struct session_limits limits;
     struct session_port port;
     struct list_node sessions; /* of struct session */
+    struct list_node watches;  /* for node/subscriptions.c */
     unsigned n_sessions;
     unsigned n_slots; /* operations of live and of dead sessions that are not completed */
     uint64_t last_id;
@@ -115,8 +121,8 @@ void session_input_end(struct session *session);
 
 /* False while a bound is reached or no more input is expected. */
 bool session_wants_read(const struct session *session);
-/* Commands that were held back can go on now. Not done by itself when an operation completes, since
- * that would submit operations from within the router. */
+/* Commands or pushes that were held back can go on now. Not done by itself when an operation
+ * completes, since that would submit operations from within the router. */
 bool session_needs_resume(const struct session *session);
 void session_resume(struct session *session);
 /* A command has been received in part. */
@@ -131,5 +137,7 @@ void session_sent(struct session *session, size_t size);
 void session_drain(struct session *session);
 /* Nothing is left to do or to send: close the connection. */
 bool session_is_finished(const struct session *session);
+/* Why it is finished although the client was not told everything; else NULL. */
+const char *session_dropped(const struct session *session);
 
 #endif

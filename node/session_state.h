@@ -7,6 +7,7 @@
 #include "node/op.h"
 #include "node/session.h"
 
+struct subscriptions;
 struct verb;
 
 struct session {
@@ -26,7 +27,9 @@ struct session {
     uint64_t since_ms;
     uint64_t active_ms; /* of the last command */
     const struct verb *last_verb;
-    bool closing; /* takes no further commands; finished once all is answered and sent */
+    bool closing;        /* takes no further commands; finished once all is answered and sent */
+    const char *dropped; /* finished at once, for this reason */
+    struct subscriptions *subscriptions; /* NULL before the first one */
 
     /* What reads of this connection ask for; see docs/consistency.md. */
     enum read_level level;
@@ -58,8 +61,17 @@ struct session {
     size_t reply_bytes;   /* of these two, as counted in the host's sum */
     struct buffer *reply; /* where the current command writes, NULL before it did */
     size_t reply_start;
-    bool answered; /* the current command has replied or submitted */
+    bool answered;       /* the current command has replied or submitted */
+    struct buffer *push; /* where a push is being written, else NULL */
+    size_t push_start;
 };
+
+/* Where a push is to be appended, whole, before session_end_push(). Not while a command is being
+ * carried out. */
+struct buffer *session_begin_push(struct session *session);
+void session_end_push(struct session *session);
+/* Finishes the session at once; `reason` must stay valid. */
+void session_drop(struct session *session, const char *reason);
 
 static inline struct slice session_project(const struct session *session) {
     return slice_make(session->project, session->project_size);

@@ -26,8 +26,9 @@ struct shard_port {
     void (*on_role)(void *data, unsigned shard);
     /* Reads up to `round` are confirmed, or the applied index moved on. */
     void (*on_reads)(void *data, unsigned shard);
-    /* Entries were applied: job->results, then everything up to `index`, whose entry has `term`, is
-     * settled. `gap`: a snapshot was installed, so that results of some entries are unknown. */
+    /* Entries were applied: job->results and job->events, then everything up to `index`, whose
+     * entry has `term`, is settled. `gap`: a snapshot was installed, so that results of some
+     * entries are unknown. */
     void (*on_applied)(void *data, unsigned shard, struct job *job, uint64_t index, uint64_t term,
                        bool gap);
     /* A digest at an index where every replica takes one. */
@@ -44,7 +45,8 @@ struct shard_options {
     struct shard_port port;
     uint64_t snapshot_log_bytes; /* checkpoint and cut after this many bytes of entries */
     unsigned trailing_entries;
-    unsigned tick_ms; /* least time between two expiry ticks */
+    unsigned tick_ms;  /* least time between two expiry ticks */
+    size_t feed_bytes; /* of events that a job may hand over, 0: none are wanted */
 };
 
 struct shard {

@@ -154,6 +154,7 @@ enum error_code apply_drop_rows(const struct batch_context *batch, struct projec
     project->epoch++;
     projects_set_expiry(&machine->projects, project, 0);
     projects_mark_dirty(&machine->projects, project);
+    machine_event_record(machine->events, project, MACHINE_EVENT_CLEAR, (struct slice){0});
     return ERROR_NONE;
 }
 
@@ -262,6 +263,9 @@ static enum error_code apply_config(struct machine *machine, const struct machin
 static enum error_code apply_entry(struct machine *machine, const struct machine_entry *entry,
                                    machine_result_cb on_result, void *data, struct error *error) {
     enum error_code code = ERROR_NONE;
+    if (machine->events != NULL) {
+        machine->events->index = entry->index;
+    }
     switch (entry->kind) {
     case MACHINE_COMMANDS:
         code = apply_batch(machine, entry, on_result, data, error);
@@ -322,9 +326,16 @@ enum error_code machine_apply(struct machine *machine, const struct machine_entr
         return code;
     }
     struct machine_state before = machine->state;
+    struct machine_events recorded = {0};
+    if (machine->events != NULL) {
+        recorded = *machine->events;
+    }
     code = apply_all(machine, entries, n, on_result, data, error);
     if (code != ERROR_NONE) {
         machine_rollback(machine, &before);
+        if (machine->events != NULL) {
+            machine_events_rollback(machine->events, &recorded);
+        }
         return code;
     }
     keep_last_config(machine, entries, n);

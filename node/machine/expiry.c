@@ -71,7 +71,7 @@ static enum error_code remove_due(struct machine *machine, struct project *proje
         return damaged_index(machine, error);
     }
     *removed_bytes += key.size + row.size;
-    return row_remove(machine, project, key, &row, error);
+    return row_expire(machine, project, key, &row, error);
 }
 
 /* Removes expired rows up to the bounds of a step. *left_ms is the expiry of the first row that has

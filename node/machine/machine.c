@@ -308,6 +308,10 @@ struct machine_state machine_state(const struct machine *machine) {
     return state;
 }
 
+void machine_record_events(struct machine *machine, struct machine_events *events) {
+    machine->events = events;
+}
+
 struct slice machine_config(const struct machine *machine) {
     return buffer_slice(&machine->config);
 }

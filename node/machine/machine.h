@@ -24,6 +24,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "node/machine/command.h"
+#include "node/machine/events.h"
 
 enum { MACHINE_PURGE_STEP = 4096 };
 /* What one call of machine_read() may gather, unless a single result is larger. */
@@ -87,6 +88,10 @@ struct slice machine_config(const struct machine *machine);
 enum error_code machine_apply(struct machine *machine, const struct machine_entry *entries,
                               unsigned n, machine_result_cb on_result, void *data,
                               struct error *error);
+
+/* From now on machine_apply() records in `events`, until NULL is set. An apply that fails leaves
+ * nothing there; `events` must stay valid as long as it is set. */
+void machine_record_events(struct machine *machine, struct machine_events *events);
 
 /* Runs read commands against one consistent view, until their results hold MACHINE_READ_BYTES:
  * *n_done of them are carried out then, at least one. results[i] belongs to the caller afterwards,

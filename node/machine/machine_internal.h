@@ -26,6 +26,7 @@ struct machine {
     bool is_stale;
 
     struct scan_cursors cursors;
+    struct machine_events *events; /* NULL: nobody wants to know */
 
     unsigned holds;
     struct machine_snapshot held;
@@ -71,8 +72,10 @@ enum error_code row_put(struct machine *machine, struct project *project, struct
 enum error_code row_touch(struct machine *machine, struct project *project, struct slice key,
                           const struct row *old, uint64_t expires_at_ms, uint64_t version,
                           struct error *error);
-/* Removes the key whose row_find() returned `old`. */
+/* Removes the key whose row_find() returned `old`; row_expire() because its time has come. */
 enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
+                           const struct row *old, struct error *error);
+enum error_code row_expire(struct machine *machine, struct project *project, struct slice key,
                            const struct row *old, struct error *error);
 
 /* read.c */

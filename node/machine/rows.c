@@ -199,6 +199,7 @@ enum error_code row_put(struct machine *machine, struct project *project, struct
     }
     count_row(machine, project, key, &row, 1);
     note_expiry(machine, project, expires_at_ms);
+    machine_event_record(machine->events, project, MACHINE_EVENT_SET, key);
     return ERROR_NONE;
 }
 
@@ -221,11 +222,14 @@ enum error_code row_touch(struct machine *machine, struct project *project, stru
     count_row(machine, project, key, old, -1);
     count_row(machine, project, key, &row, 1);
     note_expiry(machine, project, expires_at_ms);
+    machine_event_record(machine->events, project,
+                         expires_at_ms != 0 ? MACHINE_EVENT_EXPIRE : MACHINE_EVENT_PERSIST, key);
     return ERROR_NONE;
 }
 
-enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
-                           const struct row *old, struct error *error) {
+static enum error_code drop_row(struct machine *machine, struct project *project, struct slice key,
+                                const struct row *old, enum machine_event_kind why,
+                                struct error *error) {
     ASSERT(old->exists && project->keys > 0);
     enum error_code code = ERROR_NONE;
     if (old->large != 0) {
@@ -237,6 +241,17 @@ enum error_code row_remove(struct machine *machine, struct project *project, str
     }
     if (code == ERROR_NONE) {
         count_row(machine, project, key, old, -1);
+        machine_event_record(machine->events, project, why, key);
     }
     return code;
+}
+
+enum error_code row_remove(struct machine *machine, struct project *project, struct slice key,
+                           const struct row *old, struct error *error) {
+    return drop_row(machine, project, key, old, MACHINE_EVENT_DELETE, error);
+}
+
+enum error_code row_expire(struct machine *machine, struct project *project, struct slice key,
+                           const struct row *old, struct error *error) {
+    return drop_row(machine, project, key, old, MACHINE_EVENT_EXPIRED, error);
 }
