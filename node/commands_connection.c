@@ -35,19 +35,9 @@ void verb_quit(struct call *call) {
     call->session->closing = true;
 }
 
-static void set_project(struct session *session, struct slice name) {
-    memcpy(session->project, name.data, name.size);
-    session->project_size = (uint16_t)name.size;
-}
-
 void verb_reset(struct call *call) {
-    struct session *session = call->session;
-    subscriptions_free(session);
-    session->version = 2;
-    session->level = READ_LINEARIZABLE;
-    session->max_stale_ms = 0;
-    session->name[0] = '\0';
-    set_project(session, slice_of("default"));
+    subscriptions_free(call->session);
+    session_set_defaults(call->session);
     resp_write_simple(call_reply(call), "RESET");
 }
 
@@ -69,6 +59,11 @@ static bool check_project(struct call *call, struct slice name) {
         call_error(call, error_prefix(code), "%s", error.message);
     }
     return code == ERROR_NONE;
+}
+
+static void set_project(struct session *session, struct slice name) {
+    memcpy(session->project, name.data, name.size);
+    session->project_size = (uint16_t)name.size;
 }
 
 void verb_auth(struct call *call) {

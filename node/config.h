@@ -94,7 +94,7 @@ struct config {
     uint64_t trailing_entries;
     uint64_t min_free_disk;
     bool rebalance;
-    bool redirect; /* connections begin with CLUSTER REDIRECT ON */
+    bool redirect;         /* connections begin with CLUSTER REDIRECT ON */
     uint64_t feed_history; /* of each shard, 0: the change feed is off */
     enum say_level log_level;
 

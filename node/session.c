@@ -516,6 +516,16 @@ void session_host_init(struct session_host *host, const struct session_limits *l
     list_init(&host->watches);
 }
 
+void session_set_defaults(struct session *session) {
+    session->version = 2;
+    session->level = READ_LINEARIZABLE;
+    session->max_stale_ms = 0;
+    session->name[0] = '\0';
+    session->redirect = session->host->limits.redirect;
+    memcpy(session->project, "default", 7);
+    session->project_size = 7;
+}
+
 struct session *session_new(struct session_host *host, const char *peer, const char *local,
                             void (*wake)(void *data), void *data) {
     uint64_t max_value = host->limits.max_value;
@@ -532,14 +542,11 @@ struct session *session_new(struct session_host *host, const char *peer, const c
     session->id = ++host->last_id;
     snprintf(session->peer, sizeof session->peer, "%s", peer);
     snprintf(session->local, sizeof session->local, "%s", local);
-    session->version = 2;
-    memcpy(session->project, "default", 7);
-    session->project_size = 7;
+    session_set_defaults(session);
     session->since_ms = host->port.now_ms(host->port.data);
     session->active_ms = session->since_ms;
     session->parser = resp_parser_new(&limits);
     session->read_window = SESSION_READ_WINDOW;
-    session->redirect = host->limits.redirect;
     session->seen = mem_zalloc(host->limits.n_shards, sizeof *session->seen);
     list_init(&session->slots);
     list_push(&host->sessions, &session->link);

@@ -66,6 +66,9 @@ struct session {
     size_t push_start;
 };
 
+/* What a client can change is as it was when the connection began; subscriptions apart. */
+void session_set_defaults(struct session *session);
+
 /* Where a push is to be appended, whole, before session_end_push(). Not while a command is being
  * carried out. */
 struct buffer *session_begin_push(struct session *session);

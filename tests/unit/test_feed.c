@@ -486,6 +486,7 @@ static void test_random_readers(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         struct prng prng;
+        teardown(NULL);
         setup(NULL);
         memset(&model, 0, sizeof model);
         prng_seed(&prng, seed);
@@ -524,9 +525,7 @@ static void test_random_readers(void **state) {
             }
             feed_reader_close(&reader->reader);
         }
-        teardown(NULL);
     }
-    setup(NULL);
 }
 
 int main(void) {
