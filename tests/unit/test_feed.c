@@ -100,7 +100,7 @@ static void expect(struct witness *witness, const char *text) {
 static void record(const char *project, const char *key) {
     struct project *found = projects_find(&t.projects, slice_of(project));
     if (found == NULL) {
-        found = projects_add(&t.projects, slice_of(project));
+        found = projects_add(&t.projects, slice_of(project), t.projects.count + 1);
     }
     machine_event_record(&t.events, found, MACHINE_EVENT_SET, slice_of(key));
 }
@@ -447,7 +447,7 @@ static void model_portion(struct prng *prng) {
         unsigned project = (unsigned)prng_below(prng, MODEL_PROJECTS);
         struct slice name = slice_of(model_names[project]);
         struct project *found = projects_find(&t.projects, name);
-        found = found != NULL ? found : projects_add(&t.projects, name);
+        found = found != NULL ? found : projects_add(&t.projects, name, t.projects.count + 1);
         bytes_put_u32(key, model.n);
         size_t size = 4 + prng_below(prng, prng_below(prng, 10) == 0 ? sizeof key - 4 : 30);
         if (prng_below(prng, 4) == 0) {

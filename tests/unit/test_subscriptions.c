@@ -128,7 +128,7 @@ static void assert_reply(const char *input, const char *output) {
 static void record(const char *name, enum machine_event_kind kind, const char *key) {
     struct project *project = projects_find(&t.projects, slice_of(name));
     if (project == NULL) {
-        project = projects_add(&t.projects, slice_of(name));
+        project = projects_add(&t.projects, slice_of(name), t.projects.count + 1);
     }
     machine_event_record(&t.events, project, kind, slice_of(key));
 }
