@@ -1,5 +1,7 @@
 """The harness must be able to fail: a checker that cannot reject is worse than none."""
 
+import contextlib
+import io
 import os
 import socket
 import struct
@@ -12,6 +14,7 @@ from harness.cluster import REPORTS
 from harness.load import Key, Load
 from harness.resp import Client, ConnectionLost, ReplyError, encode, shard_of, slot_of
 from harness.wait import TimedOut, wait_for
+from run import Result
 
 
 class FakeServer:
@@ -132,6 +135,33 @@ class LoadTest(unittest.TestCase):
         writer._write_once()
         self.assertEqual([key.unknown for _, key in writer.expectations()], [b"1"])
         self.assertTrue(load.errors()[0][2].startswith("UNCERTAIN"))
+
+
+class CountTest(unittest.TestCase):
+    class Sample(unittest.TestCase):
+        def test_plain(self):
+            pass
+
+        def test_several(self):
+            self.counts = (5, 0)
+
+        def test_several_with_failures(self):
+            self.counts = (7, 2)
+            self.fail("on purpose")
+
+        def test_plain_failure(self):
+            self.fail("on purpose")
+
+        def test_failed_after_all_inside_passed(self):
+            self.counts = (11, 0)
+            self.fail("on purpose")
+
+    def test_tests_inside_a_test_count(self):
+        result = Result()
+        with contextlib.redirect_stdout(io.StringIO()):
+            unittest.defaultTestLoader.loadTestsFromTestCase(self.Sample).run(result)
+        self.assertEqual(result.n_passed, 1 + 5 + 7 + 11)
+        self.assertEqual(result.n_failed(), 2 + 1 + 1)
 
 
 class LogTest(unittest.TestCase):
