@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "node/machine/command.h"
 
+struct once_prefix;
 struct session;
 struct verb;
 
@@ -33,6 +34,7 @@ struct call {
     const struct verb *verb;
     unsigned argc; /* with the command's name, and that of a subcommand */
     const struct slice *argv;
+    const struct once_prefix *once; /* the command stands behind ONCE; handlers need not care */
 };
 
 struct verb {
@@ -97,6 +99,12 @@ const struct expiry_option *expiry_option_find(struct slice word);
 /* Fills the command's expiry, or answers with an error and returns false. */
 bool call_parse_expiry(struct call *call, const struct expiry_option *option, struct slice text,
                        struct command *command);
+
+/* For call_submit(): a command behind ONCE. The first answers with an error and returns false
+ * unless it is a write; the other encodes it within a COMMAND_ONCE. `command` is complete. */
+bool call_once_accepts(struct call *call, enum command_kind kind);
+void call_once_encode(const struct call *call, struct buffer *out, const struct command *command,
+                      const struct slice *args, unsigned n_args);
 
 /* Handlers, by file. */
 
@@ -165,6 +173,8 @@ void verb_rename(struct call *call);
 void verb_renamenx(struct call *call);
 void verb_scan(struct call *call);
 void verb_type(struct call *call);
+/* commands_once.c */
+void verb_once(struct call *call);
 /* commands_strings.c */
 void verb_append(struct call *call);
 void verb_decr(struct call *call);

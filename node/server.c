@@ -1,7 +1,9 @@
 #include "node/server.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -178,6 +180,20 @@ static enum error_code replace_node(void *data, uint64_t node, struct error *err
     return server_replace(data, node, error);
 }
 
+/* getrandom() fills 256 bytes in one go once the system has gathered entropy, and waits for that.
+ */
+static enum error_code draw_random(void *data, void *bytes, size_t size, struct error *error) {
+    (void)data;
+    ASSERT(size <= 256);
+    ssize_t filled;
+    do {
+        filled = getrandom(bytes, size, 0);
+    } while (filled < 0 && errno == EINTR);
+    return filled == (ssize_t)size
+               ? ERROR_NONE
+               : error_set_errno(error, errno, "cannot get random bytes from the system");
+}
+
 static enum error_code open_clients(struct server *server, struct error *error) {
     const struct config *config = server->config;
     struct session_limits limits = {.n_shards = config->shards,
@@ -190,6 +206,7 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .submit = submit_op,
                                 .now_ms = server_now,
                                 .describe = server_describe,
+                                .random = draw_random,
                                 .find_leader = server_find_leader,
                                 .replace = replace_node,
                                 .feed = server->feed};

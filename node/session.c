@@ -277,18 +277,26 @@ void call_submit(struct call *call, const struct command *command, const struct 
     if (call_redirect(call, is_write || session->level == READ_LINEARIZABLE)) {
         return;
     }
+    if (call->once != NULL && !call_once_accepts(call, command->kind)) {
+        return;
+    }
     session->answered = true;
 
     struct slot *slot = slot_new(session, true);
     struct command complete = *command;
     complete.project = session_project(session);
     size_t size = 64 + complete.project.size;
+    size *= call->once != NULL ? 3 : 1; /* its own header, its arguments and that of the command */
     for (unsigned i = 0; i < n_args; i++) {
         size += sizeof(uint32_t) + args[i].size;
     }
     /* At once, so that a large value does not make the buffer double. */
     buffer_reserve(&slot->op.command, size);
-    command_encode(&slot->op.command, &complete, args, n_args);
+    if (call->once != NULL) {
+        call_once_encode(call, &slot->op.command, &complete, args, n_args);
+    } else {
+        command_encode(&slot->op.command, &complete, args, n_args);
+    }
     slot->op_bytes = slot->op.command.size;
     slot->op.shard = slot_shard(slot_of(complete.project), host->limits.n_shards);
     slot->op.is_write = is_write;

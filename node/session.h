@@ -68,6 +68,8 @@ struct session_port {
      * it can reach. The host stays valid until the callback's caller returns to the event loop. May
      * be NULL: nobody is redirected. */
     bool (*find_leader)(void *data, unsigned shard, const char **host, uint16_t *port);
+    /* Fills in bytes that nobody can guess. */
+    enum error_code (*random)(void *data, void *bytes, size_t size, struct error *error);
     /* CLUSTER REPLACE; may be NULL. On refusal the error tells why. */
     enum error_code (*replace)(void *data, uint64_t node, struct error *error);
     /* The change feed; NULL: there is none. Must outlive the sessions. */

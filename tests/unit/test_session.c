@@ -24,6 +24,7 @@ static struct {
     struct session *session;
     struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
     unsigned n_ops;
+    bool no_random;
     bool at_once; /* complete with OK inside submit */
     unsigned wakes;
     uint64_t now_ms;
@@ -85,6 +86,15 @@ static enum error_code fake_replace(void *data, uint64_t node, struct error *err
     return node == 3 ? ERROR_NONE : error_set(error, ERROR_INVALID, "no node %d", (int)node);
 }
 
+static enum error_code fake_random(void *data, void *bytes, size_t size, struct error *error) {
+    (void)data;
+    if (t.no_random) {
+        return error_set(error, ERROR_IO, "no luck");
+    }
+    memset(bytes, 0x5A, size);
+    return ERROR_NONE;
+}
+
 static void on_wake(void *data) {
     (void)data;
     t.wakes++;
@@ -105,6 +115,7 @@ static int setup(void **state) {
                                           .max_input = 4 * MIB};
     const struct session_port port = {.submit = fake_submit,
                                       .now_ms = fake_now_ms,
+                                      .random = fake_random,
                                       .describe = fake_describe,
                                       .replace = fake_replace};
     session_host_init(&t.host, &limits, &port);
@@ -1083,6 +1094,132 @@ static void test_token_carries_over(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- exactly-once writes ---- */
+
+#define SESSION "000102030405060708090a0b0C0D0E0F"
+
+/* The command that submitted op i, a COMMAND_ONCE, holds; checks what stands before it. */
+static struct command nested_of(unsigned i, uint64_t sequence, uint64_t low) {
+    struct command command = command_of(i);
+    assert_int_equal(command.kind, COMMAND_ONCE);
+    assert_true(t.ops[i]->is_write);
+    struct reader reader = reader_make(command.args);
+    struct slice id = command_next_arg(&reader);
+    assert_int_equal(id.size, COMMAND_SESSION_SIZE);
+    for (unsigned byte = 0; byte < COMMAND_SESSION_SIZE; byte++) {
+        assert_int_equal(id.data[byte], byte);
+    }
+    assert_int_equal(bytes_get_u64(command_next_arg(&reader).data), sequence);
+    assert_int_equal(bytes_get_u64(command_next_arg(&reader).data), low);
+    struct command nested;
+    struct error error;
+    assert_int_equal(command_decode_nested(&command, command_next_arg(&reader), &nested, &error),
+                     ERROR_NONE);
+    return nested;
+}
+
+static void test_once_opens_and_closes(void **state) {
+    (void)state;
+    feed("ONCE OPEN\r\nonce open ttl 1000\r\nONCE CLOSE " SESSION "\r\n");
+    struct command command = command_of(0);
+    assert_int_equal(command.kind, COMMAND_ONCE_OPEN);
+    struct reader reader = reader_make(command.args);
+    assert_true(
+        slice_equal(command_next_arg(&reader), slice_of("ZZZZZZZZZZZZZZZZ"))); /* fake_random() */
+    assert_int_equal(bytes_get_u64(command_next_arg(&reader).data), LIMIT_ONCE_TTL_DEFAULT_MS);
+    command = command_of(1);
+    reader = reader_make(command.args);
+    (void)command_next_arg(&reader);
+    assert_int_equal(bytes_get_u64(command_next_arg(&reader).data), 1000);
+    assert_int_equal(command_of(2).kind, COMMAND_ONCE_CLOSE);
+    complete_bulk(0, 32, 'a');
+    complete_bulk(1, 32, 'b');
+    complete_integer(2, 1);
+    assert_string_equal(sent_by(t.session), "$32\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n"
+                                            "$32\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n"
+                                            ":1\r\n");
+    t.no_random = true;
+    assert_reply("ONCE OPEN\r\n", "-ERR no luck\r\n");
+    assert_reply("ONCE OPEN 1000\r\n", "-ERR syntax error\r\n");
+    assert_reply("ONCE OPEN TTL 1000 x\r\n", "-ERR syntax error\r\n");
+    assert_reply("ONCE OPEN TTL 999\r\n", "-ERR TTL is from 1000 to 86400000 milliseconds\r\n");
+    assert_reply("ONCE OPEN TTL 86400001\r\n",
+                 "-ERR TTL is from 1000 to 86400000 milliseconds\r\n");
+    assert_reply("ONCE OPEN TTL x\r\n", "-ERR TTL is from 1000 to 86400000 milliseconds\r\n");
+    assert_reply("ONCE\r\n", "-ERR wrong number of arguments for 'once' command\r\n");
+    assert_reply("ONCE CLOSE\r\n", "-ERR wrong number of arguments for 'once' command\r\n");
+    assert_reply("ONCE CLOSE x\r\n",
+                 "-ERR a session is named by the 32 digits that ONCE OPEN answered\r\n");
+    assert_int_equal(t.n_ops, 3);
+}
+
+static void test_once_holds_any_write(void **state) {
+    (void)state;
+    feed("ONCE " SESSION " 1 SET k v PX 500\r\n"
+         "once " SESSION " 9223372036854775807 done 7 incrby k 5\r\n"
+         "ONCE " SESSION " 3 DONE 3 DEL a b c\r\n"
+         "ONCE " SESSION " 4 FLUSHDB\r\n");
+    struct command nested = nested_of(0, 1, 0);
+    assert_int_equal(nested.kind, COMMAND_SET);
+    assert_int_equal(nested.expiry_ms, 500);
+    struct reader reader = reader_make(nested.args);
+    assert_true(slice_equal(command_next_arg(&reader), slice_of("k")));
+    assert_true(slice_equal(command_next_arg(&reader), slice_of("v")));
+    assert_int_equal(nested_of(1, INT64_MAX, 7).kind, COMMAND_INCREMENT);
+    nested = nested_of(2, 3, 3);
+    assert_int_equal(nested.kind, COMMAND_DELETE);
+    assert_int_equal(nested.n_args, 3);
+    assert_int_equal(nested_of(3, 4, 0).kind, COMMAND_CLEAR);
+    complete_ok(0);
+    complete_integer(1, 12);
+    struct result forgotten = {0};
+    result_set_error(&forgotten, ERROR_FORGOTTEN, "gone");
+    complete(2, forgotten);
+    struct result unknown = {0};
+    result_set_error(&unknown, ERROR_NOSESSION, "who");
+    complete(3, unknown);
+    assert_string_equal(sent_by(t.session), "+OK\r\n:12\r\n-FORGOTTEN gone\r\n-NOSESSION who\r\n");
+    /* The command's own mistakes are told as ever, and reads do not belong here. */
+    assert_reply("ONCE " SESSION " 1 SET k\r\n",
+                 "-ERR wrong number of arguments for 'set' command\r\n");
+    assert_reply("ONCE " SESSION " 1 SET k v EX 0\r\n",
+                 "-ERR invalid expire time in 'set' command\r\n");
+    assert_reply("ONCE " SESSION " 1 FOO x\r\n",
+                 "-ERR unknown command 'FOO', with args beginning with: 'x' \r\n");
+    static const char *const others[] = {"GET k", "PING", "CLIENT ID", "ONCE OPEN", "CLUSTER INFO"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "ONCE " SESSION " 1 %s\r\n", others[i]);
+        feed(text);
+        assert_non_null(strstr(sent_by(t.session), "-ERR ONCE is for commands that write keys"));
+    }
+    assert_reply("ONCE " SESSION " 1 GETEX k\r\n",
+                 "-ERR ONCE is for commands that write keys; 'getex' is none\r\n");
+    assert_reply("ONCE " SESSION " 1\r\n", "-ERR wrong number of arguments for 'once' command\r\n");
+    assert_reply("ONCE " SESSION " 1 DONE 1\r\n",
+                 "-ERR wrong number of arguments for 'once' command\r\n");
+    static const char *const numbers[] = {"0",        "-1",      "x", "9223372036854775808",
+                                          "5 DONE 6", "5 DONE 0"};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "ONCE " SESSION " %s INCR n\r\n", numbers[i]);
+        assert_reply(text, "-ERR value is not an integer or out of range\r\n");
+    }
+    static const char *const ids[] = {"00", "000102030405060708090a0b0c0d0e0g",
+                                      "000102030405060708090a0b0c0d0e0f0"};
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "ONCE %s 1 INCR n\r\n", ids[i]);
+        assert_reply(text, "-ERR a session is named by the 32 digits that ONCE OPEN answered\r\n");
+    }
+    assert_int_equal(t.n_ops, 4);
+    /* The project is that of the connection, inside and outside. */
+    feed("AUTH blue x\r\nONCE " SESSION " 9 INCR n\r\n");
+    assert_true(slice_equal(command_of(4).project, slice_of("blue")));
+    assert_true(slice_equal(nested_of(4, 9, 0).project, slice_of("blue")));
+    complete_integer(4, 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_local_commands),
@@ -1121,6 +1258,8 @@ int main(void) {
         TEST(test_session_reads_wait_for_writes),
         TEST(test_level_changes_when_all_is_done),
         TEST(test_token_carries_over),
+        TEST(test_once_opens_and_closes),
+        TEST(test_once_holds_any_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
