@@ -29,9 +29,9 @@ static bool digit_value(uint8_t digit, uint8_t *value) {
 static bool parse_session(struct call *call, struct slice text, uint8_t id[COMMAND_SESSION_SIZE]) {
     bool good = text.size == 2 * COMMAND_SESSION_SIZE;
     for (size_t i = 0; i < COMMAND_SESSION_SIZE && good; i++) {
-        uint8_t high, low;
+        uint8_t high = 0, low = 0;
         good = digit_value(text.data[2 * i], &high) && digit_value(text.data[2 * i + 1], &low);
-        id[i] = good ? (uint8_t)(high << 4 | low) : 0;
+        id[i] = (uint8_t)(16 * high + low);
     }
     if (!good) {
         call_error(call, "ERR", "a session is named by the 32 digits that ONCE OPEN answered");
