@@ -64,6 +64,8 @@ void resp_write_integer(struct buffer *out, int64_t value);
 void resp_write_bulk(struct buffer *out, struct slice bytes);
 void resp_write_bulk_header(struct buffer *out, size_t size); /* then the bytes, then CR LF */
 void resp_write_null(struct buffer *out, int version);
+/* In the place of an array; RESP2 tells it from a missing bulk string. */
+void resp_write_null_array(struct buffer *out, int version);
 void resp_write_bool(struct buffer *out, bool value, int version); /* RESP2: integer 1 or 0 */
 void resp_write_double(struct buffer *out, double value, int version);
 void resp_write_array(struct buffer *out, size_t count);

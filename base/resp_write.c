@@ -83,6 +83,10 @@ void resp_write_null(struct buffer *out, int version) {
     buffer_append_slice(out, slice_of(version >= 3 ? "_\r\n" : "$-1\r\n"));
 }
 
+void resp_write_null_array(struct buffer *out, int version) {
+    buffer_append_slice(out, slice_of(version >= 3 ? "_\r\n" : "*-1\r\n"));
+}
+
 void resp_write_bool(struct buffer *out, bool value, int version) {
     if (version >= 3) {
         buffer_append_slice(out, slice_of(value ? "#t\r\n" : "#f\r\n"));

@@ -231,12 +231,14 @@ static void describe_session(struct buffer *out, const struct session *session, 
     char line[1024];
     int size = snprintf(
         line, sizeof line,
-        "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=N db=0 sub=%u psub=%u multi=-1 "
+        "id=%llu addr=%s laddr=%s name=%s age=%llu idle=%llu flags=%s db=0 sub=%u psub=%u multi=%d "
         "qbuf=%zu ops=%u omem=%zu cmd=%s resp=%d user=",
         (unsigned long long)session->id, session->peer, session->local, session->name,
         (unsigned long long)((now_ms - session->since_ms) / 1000),
         (unsigned long long)((now_ms - session->active_ms) / 1000),
-        subscriptions_count(session, false), subscriptions_count(session, true),
+        session->transaction.is_open ? "x" : "N", subscriptions_count(session, false),
+        subscriptions_count(session, true),
+        session->transaction.is_open ? (int)session->transaction.plan.count : -1,
         session->input_memory, session->reads + session->writes, session->unsent + session->queued,
         session->last_verb != NULL ? session->last_verb->name : "NULL", session->version);
     buffer_append(out, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);

@@ -132,26 +132,24 @@ static void refuse_command(struct call *call, const char *name) {
     call_error(call, "ERR", "ONCE is for commands that write keys; '%s' is none", name);
 }
 
+/* EXEC itself refuses a transaction that does not write. */
 static bool may_follow(const struct verb *verb) {
-    return (verb->flags & VERB_WRITE) != 0 && (verb->flags & VERB_ADMIN) == 0 &&
-           verb->subcommands == NULL && verb->handler != verb_once;
+    return verb->handler == verb_exec ||
+           ((verb->flags & VERB_WRITE) != 0 && (verb->flags & VERB_ADMIN) == 0 &&
+            verb->subcommands == NULL && verb->handler != verb_once);
 }
 
-void verb_once(struct call *call) {
-    if (slice_equal_nocase(call->argv[1], "OPEN")) {
-        open_session(call);
-        return;
-    }
-    if (slice_equal_nocase(call->argv[1], "CLOSE")) {
-        close_session(call);
-        return;
-    }
+static void run_numbered(struct call *call) {
     struct once_prefix prefix = {.low = 0};
     unsigned first;
     if (!parse_prefix(call, &prefix, &first)) {
         return;
     }
     const struct verb *verb = verb_find(call->argv[first]);
+    if (call->session->transaction.is_open && (verb == NULL || verb->handler != verb_exec)) {
+        call_error(call, "ERR", "between MULTI and EXEC only EXEC can stand behind ONCE");
+        return;
+    }
     if (verb != NULL && !may_follow(verb)) {
         refuse_command(call, verb->name);
         return;
@@ -162,6 +160,21 @@ void verb_once(struct call *call) {
     numbered.argv = call->argv + first;
     numbered.once = &prefix;
     verb_run(&numbered, verb);
+}
+
+void verb_once(struct call *call) {
+    struct transaction *transaction = &call->session->transaction;
+    bool queues = transaction->is_open;
+    if (!queues && slice_equal_nocase(call->argv[1], "OPEN")) {
+        open_session(call);
+    } else if (!queues && slice_equal_nocase(call->argv[1], "CLOSE")) {
+        close_session(call);
+    } else {
+        run_numbered(call);
+    }
+    if (queues && transaction->is_open) {
+        transaction_break(transaction); /* it was not EXEC */
+    }
 }
 
 bool call_once_accepts(struct call *call, enum command_kind kind) {

@@ -12,6 +12,7 @@
 #define PUBSUB "pubsub", "0.1.0"
 #define SERVER "server", "0.1.0"
 #define STRING "string", "0.1.0"
+#define TRANSACTIONS "transactions", "0.1.0"
 #define NO_KEYS 0, 0, 0
 #define LEAF NULL, 0
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -113,8 +114,8 @@ static const struct verb verbs[] = {
      "Sets or tells how fresh the reads of this connection must be", verb_consistency, LEAF},
     {"copy", -3, VERB_WRITE, 1, 2, 1, GENERIC, "source destination [DB 0] [REPLACE]",
      "Copies a key with its expiry", verb_copy, LEAF},
-    {"dbsize", 1, VERB_READONLY | VERB_FAST, NO_KEYS, SERVER, "", "Number of keys of the project",
-     verb_dbsize, LEAF},
+    {"dbsize", 1, VERB_READONLY | VERB_FAST | VERB_QUEUED, NO_KEYS, SERVER, "",
+     "Number of keys of the project", verb_dbsize, LEAF},
     {"decr", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key", "Subtracts 1 from a number",
      verb_decr, LEAF},
     {"decrby", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key decrement",
@@ -123,7 +124,12 @@ static const struct verb verbs[] = {
      "Deletes keys; answers how many existed", verb_del, LEAF},
     {"delex", -2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key [IFEQ value | IFVER version]",
      "Deletes a key if it is as it was", verb_delex, LEAF},
-    {"echo", 2, VERB_FAST, NO_KEYS, CONNECTION, "message", "Answers the message", verb_echo, LEAF},
+    {"discard", 1, VERB_FAST | VERB_CONTROL, NO_KEYS, TRANSACTIONS, "",
+     "Forgets what MULTI queued, and UNWATCHes", verb_discard, LEAF},
+    {"echo", 2, VERB_FAST | VERB_QUEUED, NO_KEYS, CONNECTION, "message", "Answers the message",
+     verb_echo, LEAF},
+    {"exec", 1, VERB_CONTROL, NO_KEYS, TRANSACTIONS, "",
+     "Carries out what MULTI queued, unless a watched key has changed", verb_exec, LEAF},
     {"exists", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, GENERIC, "key [key ...]",
      "How many of the keys exist", verb_exists, LEAF},
     {"expire", -3, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC, "key seconds [NX | XX | GT | LT]",
@@ -132,9 +138,9 @@ static const struct verb verbs[] = {
      "key unix-seconds [NX | XX | GT | LT]", "Sets when a key expires", verb_expireat, LEAF},
     {"expiretime", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
      "When a key expires, Unix time in seconds", verb_expiretime, LEAF},
-    {"flushall", -1, VERB_WRITE, NO_KEYS, SERVER, "[ASYNC | SYNC]", "The same as FLUSHDB",
-     verb_flushdb, LEAF},
-    {"flushdb", -1, VERB_WRITE, NO_KEYS, SERVER, "[ASYNC | SYNC]",
+    {"flushall", -1, VERB_WRITE | VERB_QUEUED, NO_KEYS, SERVER, "[ASYNC | SYNC]",
+     "The same as FLUSHDB", verb_flushdb, LEAF},
+    {"flushdb", -1, VERB_WRITE | VERB_QUEUED, NO_KEYS, SERVER, "[ASYNC | SYNC]",
      "Deletes every key of the project at once", verb_flushdb, LEAF},
     {"get", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, STRING, "key", "Value of a key", verb_get, LEAF},
     {"getdel", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key",
@@ -158,19 +164,21 @@ static const struct verb verbs[] = {
     {"incrbyfloat", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key increment",
      "Adds to a number that may have a fraction", verb_incrbyfloat, LEAF},
     {"info", -1, 0, NO_KEYS, SERVER, "[section ...]", "State of this node", verb_info, LEAF},
-    {"keys", 2, VERB_READONLY, NO_KEYS, GENERIC, "pattern", "Keys that match a pattern", verb_keys,
-     LEAF},
-    {"memory", -2, VERB_READONLY, NO_KEYS, SERVER, "subcommand", "About memory", NULL, memory_verbs,
-     COUNT(memory_verbs)},
+    {"keys", 2, VERB_READONLY | VERB_QUEUED, NO_KEYS, GENERIC, "pattern",
+     "Keys that match a pattern", verb_keys, LEAF},
+    {"memory", -2, VERB_READONLY | VERB_QUEUED, NO_KEYS, SERVER, "subcommand", "About memory", NULL,
+     memory_verbs, COUNT(memory_verbs)},
     {"mget", -2, VERB_READONLY | VERB_FAST, 1, -1, 1, STRING, "key [key ...]", "Values of keys",
      verb_mget, LEAF},
     {"mset", -3, VERB_WRITE, 1, -1, 2, STRING, "key value [key value ...]",
      "Sets several keys at once", verb_mset, LEAF},
     {"msetnx", -3, VERB_WRITE, 1, -1, 2, STRING, "key value [key value ...]",
      "Sets several keys if none exists", verb_msetnx, LEAF},
-    {"object", -2, VERB_READONLY, NO_KEYS, GENERIC, "subcommand", "About keys", NULL, object_verbs,
-     COUNT(object_verbs)},
-    {"once", -2, VERB_WRITE, NO_KEYS, SERVER,
+    {"multi", 1, VERB_FAST | VERB_CONTROL, NO_KEYS, TRANSACTIONS, "",
+     "Queues the commands that follow, for EXEC", verb_multi, LEAF},
+    {"object", -2, VERB_READONLY | VERB_QUEUED, NO_KEYS, GENERIC, "subcommand", "About keys", NULL,
+     object_verbs, COUNT(object_verbs)},
+    {"once", -2, VERB_WRITE | VERB_CONTROL, NO_KEYS, SERVER,
      "OPEN [TTL milliseconds] | CLOSE session | session number [DONE number] command [arg ...]",
      "Carries out a write exactly once, however often it is sent", verb_once, LEAF},
     {"persist", 2, VERB_WRITE | VERB_FAST, 1, 1, 1, GENERIC, "key", "Removes a key's expiry",
@@ -182,7 +190,7 @@ static const struct verb verbs[] = {
      "key unix-milliseconds [NX | XX | GT | LT]", "Sets when a key expires", verb_pexpireat, LEAF},
     {"pexpiretime", 2, VERB_READONLY | VERB_FAST, 1, 1, 1, GENERIC, "key",
      "When a key expires, Unix time in milliseconds", verb_pexpiretime, LEAF},
-    {"ping", -1, VERB_FAST | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "[message]",
+    {"ping", -1, VERB_FAST | VERB_QUEUED | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "[message]",
      "Answers PONG or the message", verb_ping, LEAF},
     {"psetex", 4, VERB_WRITE, 1, 1, 1, STRING, "key milliseconds value",
      "Sets a key's value and expiry", verb_psetex, LEAF},
@@ -192,10 +200,10 @@ static const struct verb verbs[] = {
      "Milliseconds until a key expires", verb_pttl, LEAF},
     {"punsubscribe", -1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "[pattern ...]",
      "Ends subscriptions to patterns, to all of them without a name", verb_punsubscribe, LEAF},
-    {"quit", -1, VERB_FAST | VERB_NO_AUTH | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "",
+    {"quit", -1, VERB_FAST | VERB_NO_AUTH | VERB_CONTROL | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "",
      "Closes the connection", verb_quit, LEAF},
-    {"randomkey", 1, VERB_READONLY, NO_KEYS, GENERIC, "", "Some key of the project", verb_randomkey,
-     LEAF},
+    {"randomkey", 1, VERB_READONLY | VERB_QUEUED, NO_KEYS, GENERIC, "", "Some key of the project",
+     verb_randomkey, LEAF},
     {"readonly", 1, VERB_FAST | VERB_SETTLED, NO_KEYS, CONNECTION, "",
      "The same as CONSISTENCY EVENTUAL", verb_readonly, LEAF},
     {"readwrite", 1, VERB_FAST | VERB_SETTLED, NO_KEYS, CONNECTION, "",
@@ -203,12 +211,12 @@ static const struct verb verbs[] = {
     {"rename", 3, VERB_WRITE, 1, 2, 1, GENERIC, "key newkey", "Renames a key", verb_rename, LEAF},
     {"renamenx", 3, VERB_WRITE | VERB_FAST, 1, 2, 1, GENERIC, "key newkey",
      "Renames a key if the new name is free", verb_renamenx, LEAF},
-    {"reset", 1, VERB_FAST | VERB_NO_AUTH | VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "",
-     "Makes this connection as it was when it began", verb_reset, LEAF},
-    {"scan", -2, VERB_READONLY, NO_KEYS, GENERIC,
+    {"reset", 1, VERB_FAST | VERB_NO_AUTH | VERB_SETTLED | VERB_CONTROL | VERB_SUBSCRIBED, NO_KEYS,
+     CONNECTION, "", "Makes this connection as it was when it began", verb_reset, LEAF},
+    {"scan", -2, VERB_READONLY | VERB_QUEUED, NO_KEYS, GENERIC,
      "cursor [MATCH pattern] [COUNT count] [TYPE type]", "Walks through the keys", verb_scan, LEAF},
-    {"select", 2, VERB_FAST, NO_KEYS, CONNECTION, "index", "Accepts database 0, the only one",
-     verb_select, LEAF},
+    {"select", 2, VERB_FAST | VERB_QUEUED, NO_KEYS, CONNECTION, "index",
+     "Accepts database 0, the only one", verb_select, LEAF},
     {"set", -3, VERB_WRITE, 1, 1, 1, STRING,
      "key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-seconds | "
      "PXAT unix-milliseconds | KEEPTTL] [IFEQ value | IFVER version]",
@@ -238,8 +246,12 @@ static const struct verb verbs[] = {
      LEAF},
     {"unsubscribe", -1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "[channel ...]",
      "Ends subscriptions to channels, to all of them without a name", verb_unsubscribe, LEAF},
+    {"unwatch", 1, VERB_FAST | VERB_QUEUED, NO_KEYS, TRANSACTIONS, "", "Forgets the watched keys",
+     verb_unwatch, LEAF},
     {"unwatchkeys", 1, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "",
      "Ends WATCHKEYS; tells the index to resume from", verb_unwatchkeys, LEAF},
+    {"watch", -2, VERB_READONLY | VERB_FAST | VERB_CONTROL, 1, -1, 1, TRANSACTIONS, "key [key ...]",
+     "EXEC answers nil if one of the keys changes before", verb_watch, LEAF},
     {"watchkeys", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "prefix [FROM index]",
      "Follows what happens to the keys with a prefix", verb_watchkeys, LEAF},
 };
@@ -336,35 +348,41 @@ static bool refuse_while_subscribed(struct call *call, const struct verb *verb) 
     return true;
 }
 
-void verb_run(struct call *call, const struct verb *verb) {
+const struct verb *verb_resolve(struct call *call, const struct verb *verb) {
     call->verb = verb;
     if (verb == NULL) {
         refuse_unknown(call);
-        return;
+        return NULL;
     }
     if (!verb_accepts(verb, call->argc)) {
         call_error(call, "ERR", "wrong number of arguments for '%s' command", verb->name);
-        return;
+        return NULL;
     }
     if (refuse_while_subscribed(call, verb)) {
-        return;
+        return NULL;
     }
     if (verb->subcommands == NULL || call->argc == 1) {
-        verb->handler(call);
-        return;
+        return verb;
     }
     const struct verb *subcommand = verb_find_subcommand(verb, call->argv[1]);
     if (subcommand == NULL) {
         refuse_subcommand(call, verb);
-        return;
+        return NULL;
     }
     if (!verb_accepts(subcommand, call->argc)) {
         call_error(call, "ERR", "wrong number of arguments for '%s|%s' command", verb->name,
                    subcommand->name);
-        return;
+        return NULL;
     }
     call->verb = subcommand;
-    subcommand->handler(call);
+    return subcommand;
+}
+
+void verb_run(struct call *call, const struct verb *verb) {
+    const struct verb *leaf = verb_resolve(call, verb);
+    if (leaf != NULL) {
+        leaf->handler(call);
+    }
 }
 
 void call_syntax_error(struct call *call) {

@@ -14,6 +14,7 @@
 #include "node/machine/command.h"
 
 struct once_prefix;
+struct queueing;
 struct session;
 struct verb;
 
@@ -22,8 +23,12 @@ enum verb_flag {
     VERB_READONLY = 2, /* submits reads */
     VERB_FAST = 4,
     VERB_ADMIN = 8,
-    VERB_NO_AUTH = 16,     /* allowed before AUTH where authentication is required */
-    VERB_SETTLED = 32,     /* waits for all earlier operations of the connection */
+    VERB_NO_AUTH = 16,  /* allowed before AUTH where authentication is required */
+    VERB_SETTLED = 32,  /* waits for all earlier operations of the connection */
+    VERB_CONTROL = 256, /* carried out at once between MULTI and EXEC, too */
+    /* May be queued between MULTI and EXEC, as what has keys may. Anything else is refused there:
+     * its handler must do no more than write a reply or call call_submit(). */
+    VERB_QUEUED = 512,
     VERB_SUBSCRIBED = 1024 /* allowed on a RESP2 connection that has subscriptions */
 };
 
@@ -35,6 +40,7 @@ struct call {
     unsigned argc; /* with the command's name, and that of a subcommand */
     const struct slice *argv;
     const struct once_prefix *once; /* the command stands behind ONCE; handlers need not care */
+    struct queueing *queueing;      /* between MULTI and EXEC, else NULL; handlers need not care */
 };
 
 struct verb {
@@ -64,6 +70,8 @@ bool verb_accepts(const struct verb *verb, unsigned argc);
 /* Checks name and arity of call->argv, finds the subcommand and calls its handler, or answers with
  * Redis's error. `verb` is verb_find(argv[0]). */
 void verb_run(struct call *call, const struct verb *verb);
+/* The same without calling it: the verb whose handler is to be called, NULL after an error. */
+const struct verb *verb_resolve(struct call *call, const struct verb *verb);
 
 /* For handlers. */
 
@@ -198,6 +206,12 @@ void verb_setex(struct call *call);
 void verb_setnx(struct call *call);
 void verb_setrange(struct call *call);
 void verb_strlen(struct call *call);
+/* commands_transaction.c */
+void verb_discard(struct call *call);
+void verb_exec(struct call *call);
+void verb_multi(struct call *call);
+void verb_unwatch(struct call *call);
+void verb_watch(struct call *call);
 /* commands_server.c */
 void verb_command(struct call *call);
 void verb_command_count(struct call *call);

@@ -24,6 +24,11 @@ struct slot {
     size_t counted; /* bytes of this slot in session->queued */
     struct buffer local;
     struct result result;
+    /* See struct submission. */
+    bool is_exec;
+    struct transaction_plan plan;
+    void (*settle)(struct session *session, uint32_t number, struct result *result);
+    uint32_t settle_number;
     struct op op;
 };
 
@@ -119,18 +124,51 @@ static void write_result(struct buffer *out, const struct result_view *result, i
     ASSERT(false);
 }
 
+static void write_next_result(struct buffer *out, struct reader *results, int version) {
+    struct result_view element = result_next(results);
+    write_result(out, &element, version);
+    if (element.kind == RESULT_BULK) {
+        buffer_append_slice(out, element.data);
+        buffer_append(out, "\r\n", 2);
+    }
+}
+
 static void write_results(struct buffer *out, struct slice results, int version) {
     struct reader reader = reader_make(results);
     uint32_t count = reader_u32(&reader);
     buffer_reserve(out, results.size);
     resp_write_array(out, count);
     for (uint32_t i = 0; i < count; i++) {
-        struct result_view element = result_next(&reader);
-        write_result(out, &element, version);
-        if (element.kind == RESULT_BULK) {
-            buffer_append_slice(out, element.data);
-            buffer_append(out, "\r\n", 2);
+        write_next_result(out, &reader, version);
+    }
+}
+
+/* The results of a transaction, and between them the replies that were known before. */
+static void write_planned(struct buffer *out, const struct slot *slot) {
+    struct reader results = reader_make(buffer_slice(&slot->result.data));
+    struct reader parts = reader_make(buffer_slice(&slot->plan.parts));
+    uint32_t count = reader_u32(&results);
+    ASSERT(count == slot->plan.results);
+    buffer_reserve(out, slot->result.data.size + slot->plan.parts.size);
+    resp_write_array(out, slot->plan.count);
+    for (uint32_t i = 0; i < slot->plan.count; i++) {
+        struct slice reply;
+        if (transaction_plan_next(&parts, &reply)) {
+            buffer_append_slice(out, reply);
+        } else {
+            write_next_result(out, &results, slot->version);
         }
+    }
+}
+
+static void write_exec(struct buffer *out, const struct slot *slot) {
+    struct result_view view = result_view_of(&slot->result);
+    if (view.kind == RESULT_RESULTS) {
+        write_planned(out, slot);
+    } else if (view.kind == RESULT_NIL) {
+        resp_write_null_array(out, slot->version);
+    } else {
+        write_result(out, &view, slot->version);
     }
 }
 
@@ -138,7 +176,11 @@ static void write_results(struct buffer *out, struct slice results, int version)
 static void render_array(struct session *session, const struct slot *slot) {
     struct buffer array = {0};
     struct result_view view = result_view_of(&slot->result);
-    write_result(&array, &view, slot->version);
+    if (slot->is_exec) {
+        write_exec(&array, slot);
+    } else {
+        write_result(&array, &view, slot->version);
+    }
     session->unsent += array.size;
     output_move(&session->output, &array);
 }
@@ -151,7 +193,7 @@ static void slot_render(struct session *session, struct slot *slot) {
         output_move(&session->output, &slot->local);
         return;
     }
-    if (slot->result.kind == RESULT_ARRAY || slot->result.kind == RESULT_RESULTS) {
+    if (slot->result.kind == RESULT_ARRAY || slot->result.kind == RESULT_RESULTS || slot->is_exec) {
         render_array(session, slot);
         return;
     }
@@ -181,13 +223,14 @@ static struct slot *slot_new(struct session *session, bool is_op) {
 static void slot_free(struct slot *slot) {
     buffer_free(&slot->local);
     buffer_free(&slot->op.command);
+    buffer_free(&slot->plan.parts);
     result_free(&slot->result);
     mem_free(slot);
 }
 
 /* Brings session->queued up to date with what the slot holds. */
 static void slot_count(struct slot *slot) {
-    size_t size = slot->local.size + slot->result.data.size;
+    size_t size = slot->local.size + slot->result.data.size + slot->plan.parts.size;
     slot->session->queued += size - slot->counted;
     slot->counted = size;
 }
@@ -233,6 +276,16 @@ static void session_adapt_window(struct session *session, size_t reply_size) {
     }
 }
 
+/* The result of EXEC comes from another node, maybe, and must fit what was queued here. */
+static void check_exec(const struct slot *slot, struct result *result) {
+    bool fits =
+        result->kind == RESULT_ERROR || result->kind == RESULT_NIL ||
+        (result->kind == RESULT_RESULTS && bytes_get_u32(result->data.data) == slot->plan.results);
+    if (!fits) {
+        result_set_error(result, ERROR_INVALID, "the answer does not fit the transaction");
+    }
+}
+
 static void session_op_done(struct op *op, struct result *result) {
     struct slot *slot = op->data;
     struct session *session = slot->session;
@@ -243,6 +296,12 @@ static void session_op_done(struct op *op, struct result *result) {
         return;
     }
     buffer_free(&slot->op.command);
+    if (slot->is_exec) {
+        check_exec(slot, result);
+    }
+    if (slot->settle != NULL) {
+        slot->settle(session, slot->settle_number, result);
+    }
     slot->done = true;
     slot->result = *result;
     *result = (struct result){.kind = RESULT_OK};
@@ -268,40 +327,69 @@ static void session_op_done(struct op *op, struct result *result) {
     }
 }
 
+/* Adds what the session knows. */
+static struct command complete_command(const struct session *session,
+                                       const struct command *command) {
+    struct command complete = *command;
+    complete.project = session_project(session);
+    return complete;
+}
+
+/* What is read while keys are watched must not be older than their versions. */
+static enum read_level read_level(const struct session *session) {
+    bool raised = session->level == READ_EVENTUAL && session->transaction.n_watched > 0;
+    return raised ? READ_SESSION : session->level;
+}
+
 void call_submit(struct call *call, const struct command *command, const struct slice *args,
                  unsigned n_args) {
-    struct session *session = call->session;
-    struct session_host *host = session->host;
-    ASSERT(!session->answered);
+    if (call->queueing != NULL) {
+        struct command complete = complete_command(call->session, command);
+        call_queue(call, &complete, args, n_args);
+        return;
+    }
     bool is_write = command_is_write(command->kind);
-    if (call_redirect(call, is_write || session->level == READ_LINEARIZABLE)) {
+    if (call_redirect(call, is_write || call->session->level == READ_LINEARIZABLE)) {
         return;
     }
     if (call->once != NULL && !call_once_accepts(call, command->kind)) {
         return;
     }
+    struct submission submission = {
+        .command = command, .args = args, .n_args = n_args, .level = read_level(call->session)};
+    call_submit_as(call, &submission);
+}
+
+void call_submit_as(struct call *call, struct submission *submission) {
+    struct session *session = call->session;
+    struct session_host *host = session->host;
+    ASSERT(!session->answered && call->queueing == NULL);
     session->answered = true;
 
     struct slot *slot = slot_new(session, true);
-    struct command complete = *command;
-    complete.project = session_project(session);
-    size_t size = 64 + complete.project.size;
+    slot->is_exec = submission->is_exec;
+    slot->plan = submission->plan;
+    slot->settle = submission->settle;
+    slot->settle_number = submission->settle_number;
+    slot_count(slot);
+    struct command complete = complete_command(session, submission->command);
+    size_t size = CALL_HEADER_SIZE + complete.project.size;
     size *= call->once != NULL ? 3 : 1; /* its own header, its arguments and that of the command */
-    for (unsigned i = 0; i < n_args; i++) {
-        size += sizeof(uint32_t) + args[i].size;
+    for (unsigned i = 0; i < submission->n_args; i++) {
+        size += sizeof(uint32_t) + submission->args[i].size;
     }
     /* At once, so that a large value does not make the buffer double. */
     buffer_reserve(&slot->op.command, size);
     if (call->once != NULL) {
-        call_once_encode(call, &slot->op.command, &complete, args, n_args);
+        call_once_encode(call, &slot->op.command, &complete, submission->args, submission->n_args);
     } else {
-        command_encode(&slot->op.command, &complete, args, n_args);
+        command_encode(&slot->op.command, &complete, submission->args, submission->n_args);
     }
     slot->op_bytes = slot->op.command.size;
     slot->op.shard = slot_shard(slot_of(complete.project), host->limits.n_shards);
-    slot->op.is_write = is_write;
+    slot->op.is_write = command_is_write(complete.kind);
     slot->op.after_writes = !slot->op.is_write && session->writes > 0;
-    slot->op.level = session->level;
+    slot->op.level = submission->level;
     slot->op.min_index = session->seen[slot->op.shard];
     slot->op.max_stale_ms = session->max_stale_ms;
     slot->op.done = session_op_done;
@@ -330,6 +418,10 @@ static struct buffer *session_reply(struct session *session) {
 
 struct buffer *call_reply(struct call *call) {
     struct session *session = call->session;
+    if (call->queueing != NULL) {
+        call->queueing->answered = true;
+        return &call->queueing->reply;
+    }
     if (session->reply == NULL) {
         ASSERT(!session->answered);
         session->answered = true;
@@ -419,6 +511,12 @@ static void session_dispatch(struct session *session) {
     session->host->stats.commands++;
     if (session->pending.oversized > 0) {
         refuse_oversized(&call, session->pending.oversized);
+        if (session->transaction.is_open) {
+            transaction_break(&session->transaction);
+        }
+    } else if (session->transaction.is_open) {
+        session->last_verb = session->pending_verb;
+        transaction_run(&call, session->pending_verb);
     } else {
         session->last_verb = session->pending_verb;
         verb_run(&call, session->pending_verb);
@@ -458,7 +556,9 @@ static bool session_parse(struct session *session) {
 
 static bool session_may_dispatch(const struct session *session) {
     const struct session_limits *limits = &session->host->limits;
-    unsigned flags = session->pending_verb != NULL ? session->pending_verb->flags : 0;
+    unsigned flags = session->pending_verb != NULL
+                         ? transaction_flags(&session->transaction, session->pending_verb)
+                         : 0;
     if (session->reads + session->writes >= limits->max_pipeline ||
         session->unsent + session->queued >= limits->max_output) {
         return false;
@@ -482,7 +582,7 @@ static bool session_may_dispatch(const struct session *session) {
 
 static void session_count_input(struct session *session) {
     struct session_host *host = session->host;
-    size_t memory = resp_parser_memory(session->parser);
+    size_t memory = resp_parser_memory(session->parser) + transaction_memory(&session->transaction);
     host->input_bytes += memory - session->input_memory;
     session->input_memory = memory;
     if (memory > SESSION_INPUT_SLACK && host->input_bytes > host->limits.max_input &&
@@ -525,6 +625,7 @@ void session_host_init(struct session_host *host, const struct session_limits *l
 }
 
 void session_set_defaults(struct session *session) {
+    transaction_end(&session->transaction);
     session->version = 2;
     session->level = READ_LINEARIZABLE;
     session->max_stale_ms = 0;
@@ -585,6 +686,7 @@ void session_free(struct session *session) {
     ASSERT(host->reply_bytes >= session->reply_bytes);
     host->reply_bytes -= session->reply_bytes;
     resp_parser_free(session->parser);
+    transaction_end(&session->transaction);
     output_free(&session->output);
     mem_free(session->seen);
     mem_free(session);

@@ -6,7 +6,9 @@
 #include "base/resp.h"
 #include "node/op.h"
 #include "node/session.h"
+#include "node/transaction.h"
 
+struct call;
 struct subscriptions;
 struct verb;
 
@@ -37,6 +39,7 @@ struct session {
     uint64_t *seen;        /* per shard: highest log index that was written or read */
 
     bool redirect; /* what only the leader can do is answered with -MOVED elsewhere */
+    struct transaction transaction; /* MULTI and WATCH */
 
     /* Input. */
     struct resp_parser *parser;
@@ -75,6 +78,46 @@ struct buffer *session_begin_push(struct session *session);
 void session_end_push(struct session *session);
 /* Finishes the session at once; `reason` must stay valid. */
 void session_drop(struct session *session, const char *reason);
+
+/* The encoded header of a command without its project has at most as many bytes. */
+enum { CALL_HEADER_SIZE = 64 };
+
+/* A command on its way out, with what is not the same for all. */
+struct submission {
+    const struct command *command; /* kind, flags and expiry */
+    const struct slice *args;
+    unsigned n_args;
+    enum read_level level;
+    /* EXEC: the result is rendered as the plan says, which is taken. */
+    bool is_exec;
+    struct transaction_plan plan;
+    /* Sees the result before the client and may change it; not called when the connection has gone.
+     * May be NULL. */
+    void (*settle)(struct session *session, uint32_t number, struct result *result);
+    uint32_t settle_number;
+};
+
+/* As call_submit(), but never queued or redirected. Behind ONCE only what may stand there. */
+void call_submit_as(struct call *call, struct submission *submission);
+
+/* What becomes of a command between MULTI and EXEC. */
+struct queueing {
+    struct buffer reply; /* what the handler answers */
+    bool answered;
+    bool is_command; /* it is in the queue already */
+    enum error_code code;
+    struct error error;
+};
+
+/* commands_transaction.c */
+
+/* Carries out a command between MULTI and EXEC. `verb` as for verb_run(). */
+void transaction_run(struct call *call, const struct verb *verb);
+/* The flags that say what the command has to wait for, here and now. */
+unsigned transaction_flags(const struct transaction *transaction, const struct verb *verb);
+/* What call_submit() does between MULTI and EXEC; the command is complete. */
+void call_queue(struct call *call, const struct command *command, const struct slice *args,
+                unsigned n_args);
 
 static inline struct slice session_project(const struct session *session) {
     return slice_make(session->project, session->project_size);
