@@ -104,6 +104,30 @@ test('the user name is the project, on every connection', async () => {
   await other.flushdb();
 });
 
+test('keyspace events', async () => {
+  const k = prefix();
+  const subscriber = open();
+  const seen = [];
+  subscriber.on('pmessage', (_, channel, event) => seen.push([channel, event]));
+  await subscriber.psubscribe(`__keyspace@0__:${k}*`);
+  await cluster.set(k, 'v');
+  await cluster.del(k);
+  await until(() => seen.length === 2, 'two events');
+  assert.deepEqual(seen, [[`__keyspace@0__:${k}`, 'set'], [`__keyspace@0__:${k}`, 'del']]);
+});
+
+test('transactions', async () => {
+  const k = prefix();
+  const answers = await cluster.multi().set(k, '1').incr(k).get(k).exec();
+  assert.deepEqual(answers, [[null, 'OK'], [null, 2], [null, '2']]);
+  // WATCH goes with one connection: that to the leader.
+  const [master] = cluster.nodes('master');
+  await master.watch(k);
+  await cluster.set(k, 'theirs');
+  assert.equal(await master.multi().set(k, 'ours').exec(), null);
+  assert.equal(await cluster.get(k), 'theirs');
+});
+
 test('it goes to the next leader when one is killed', async () => {
   const k = prefix();
   const written = [];

@@ -164,6 +164,67 @@ test('a replica answers eventual reads', async () => {
   assert.equal(await reader.call('CONSISTENCY'), 'EVENTUAL');
 });
 
+test('keyspace events', async () => {
+  const k = prefix();
+  const subscriber = open();
+  const seen = [];
+  subscriber.on('message', (channel, event) => seen.push([channel, event]));
+  subscriber.on('pmessage', (pattern, channel, event) => seen.push([pattern, channel, event]));
+  const channel = `__keyspace@0__:${k}`;
+  assert.equal(await subscriber.subscribe(channel), 1);
+  assert.equal(await subscriber.psubscribe(`${channel}-*`), 2);
+  await redis.set(k, 'v');
+  await redis.expire(k, 100);
+  await redis.set(`${k}-2`, 'v');
+  await redis.del(k);
+  await until(() => seen.length === 4, 'four events');
+  assert.deepEqual(seen, [
+    [channel, 'set'],
+    [channel, 'expire'],
+    [`${channel}-*`, `${channel}-2`, 'set'],
+    [channel, 'del'],
+  ]);
+  assert.equal(await subscriber.unsubscribe(channel), 1);
+  await subscriber.punsubscribe();
+  assert.equal(await subscriber.get(`${k}-2`), 'v'); // an ordinary connection again
+});
+
+test('transactions', async () => {
+  const k = prefix();
+  const answers = await redis.multi().set(k, '1').incr(k).get(k).exec();
+  assert.deepEqual(answers, [[null, 'OK'], [null, 2], [null, '2']]);
+  // A command that fails does not undo the others, as in Redis.
+  const mixed = await redis.multi().set(k, 'text').incr(k).append(k, '!').exec();
+  assert.deepEqual(mixed.map(([error, value]) => error?.message ?? value), [
+    'OK',
+    'ERR value is not an integer or out of range',
+    5,
+  ]);
+  await assert.rejects(redis.multi().set(k, 'x').set(k).exec(), {
+    message: 'EXECABORT Transaction discarded because of previous errors.',
+  });
+  assert.equal(await redis.get(k), 'text!');
+  await redis.multi({ pipeline: false });
+  assert.equal(await redis.set(k, 'dropped'), 'QUEUED');
+  assert.equal(await redis.discard(), 'OK');
+  assert.equal(await redis.get(k), 'text!');
+});
+
+test('a transaction whose watched key changed does nothing', async () => {
+  const k = prefix();
+  const other = open();
+  await redis.watch(k);
+  await other.set(k, 'theirs');
+  assert.equal(await redis.multi().set(k, 'ours').exec(), null);
+  assert.equal(await redis.get(k), 'theirs');
+  await redis.watch(k);
+  assert.deepEqual(await redis.multi().set(k, 'ours').exec(), [[null, 'OK']]);
+  await redis.watch(k);
+  await other.set(k, 'theirs');
+  await redis.unwatch();
+  assert.deepEqual(await redis.multi().get(k).exec(), [[null, 'theirs']]);
+});
+
 test("the leader's end is a pause, not an error", async () => {
   const k = prefix();
   let acknowledged = 0;
@@ -179,6 +240,10 @@ test("the leader's end is a pause, not an error", async () => {
 test('the client comes back when its own node does', async () => {
   const k = prefix();
   const written = [];
+  const events = [];
+  const subscriber = open();
+  subscriber.on('pmessage', (_pattern, _channel, event) => events.push(event));
+  await subscriber.psubscribe(`__keyspace@0__:${k}-after`);
   let ready = false;
   redis.once('close', () => redis.once('ready', () => { ready = true; }));
   kill(own);
@@ -194,4 +259,9 @@ test('the client comes back when its own node does', async () => {
   await writes;
   const values = await Promise.all(written.map((i) => redis.get(`${k}-${i}`)));
   assert.deepEqual(values, written.map(String));
+  // Its subscriptions come back as well; what happened in between is lost, as in Redis.
+  await until(async () => {
+    await redis.incr(`${k}-after`);
+    return events.includes('set');
+  }, 'events again');
 });

@@ -1,7 +1,7 @@
 // redis (node-redis) with createCluster().
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
-import { createCluster } from 'redis';
+import { createCluster, WatchError } from 'redis';
 import { addresses, kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const rootNodes = addresses().map(({ host, port }) => ({ url: `redis://${host}:${port}` }));
@@ -102,6 +102,33 @@ test('the user name is the project, on every connection', async () => {
   assert.equal(await cluster.get(k), null);
   assert.equal(await other.get(k), 'v');
 });
+
+for (const RESP of [2, 3]) {
+  test(`keyspace events, RESP${RESP}`, async () => {
+    const k = prefix();
+    const client = await open({ RESP });
+    const seen = [];
+    await client.pSubscribe(`__keyspace@0__:${k}*`, (event, channel) => seen.push([channel, event]));
+    await client.set(k, 'v');
+    await client.del(k);
+    await until(() => seen.length === 2, 'two events');
+    assert.deepEqual(seen, [[`__keyspace@0__:${k}`, 'set'], [`__keyspace@0__:${k}`, 'del']]);
+    await client.pUnsubscribe();
+  });
+
+  test(`transactions, RESP${RESP}`, async () => {
+    const k = prefix();
+    const client = await open({ RESP });
+    const answers = await client.multi(k).set(k, '1').incr(k).get(k).exec();
+    assert.deepEqual(answers, ['OK', 2, '2']);
+    // WATCH goes with one connection: that to the leader.
+    const node = await client.nodeClient(client.masters[0]);
+    await node.watch(k);
+    await cluster.set(k, 'theirs');
+    await assert.rejects(node.multi().set(k, 'ours').exec(), WatchError);
+    assert.equal(await client.get(k), 'theirs');
+  });
+}
 
 // Of its own accord this client stays with a node that is gone until that node is back.
 test('with its default settings it waits for a killed leader', async () => {

@@ -2,7 +2,7 @@
 // lead.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
-import { createClient, RESP_TYPES } from 'redis';
+import { createClient, RESP_TYPES, WatchError } from 'redis';
 import { kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const chief = await leader();
@@ -139,6 +139,60 @@ for (const RESP of [2, 3]) {
     await one.flushDb();
   });
 
+  test(`keyspace events, RESP${RESP}`, async () => {
+    const k = prefix();
+    // With RESP3 one connection serves both.
+    const subscriber = RESP === 3 ? client : await open({ RESP });
+    const seen = [];
+    const note = (event, channel) => seen.push([channel, event]);
+    const channel = `__keyspace@0__:${k}`;
+    await subscriber.subscribe(channel, note);
+    await subscriber.pSubscribe(`${channel}-*`, note);
+    await client.set(k, 'v');
+    await client.expire(k, 100);
+    await client.set(`${k}-2`, 'v');
+    await client.del(k);
+    await until(() => seen.length === 4, 'four events');
+    assert.deepEqual(seen, [
+      [channel, 'set'],
+      [channel, 'expire'],
+      [`${channel}-2`, 'set'],
+      [channel, 'del'],
+    ]);
+    await subscriber.unsubscribe(channel);
+    await subscriber.pUnsubscribe();
+    // (Over RESP2 the client answers buffers from now on, with Redis as well.)
+    assert.equal(String(await subscriber.get(`${k}-2`)), 'v');
+  });
+
+  test(`transactions, RESP${RESP}`, async () => {
+    const k = prefix();
+    const answers = await client.multi().set(k, '1').incr(k).get(k).exec();
+    assert.deepEqual(answers, ['OK', 2, '2']);
+    // A command that fails does not undo the others, as in Redis.
+    await assert.rejects(client.multi().set(k, 'text').incr(k).append(k, '!').exec(), ({ replies }) => {
+      assert.equal(replies[1].message, 'ERR value is not an integer or out of range');
+      return replies[0] === 'OK' && replies[2] === 5;
+    });
+    await assert.rejects(client.multi().set(k, 'x').addCommand(['SET', k]).exec(), /EXECABORT/);
+    assert.equal(await client.get(k), 'text!');
+  });
+
+  test(`a transaction whose watched key changed does nothing, RESP${RESP}`, async () => {
+    const k = prefix();
+    const other = await open({ RESP });
+    await client.watch(k);
+    await other.set(k, 'theirs');
+    await assert.rejects(client.multi().set(k, 'ours').exec(), WatchError);
+    assert.equal(await client.get(k), 'theirs');
+    await client.watch(k);
+    assert.deepEqual(await client.multi().set(k, 'ours').exec(), ['OK']);
+    await client.watch(k);
+    await other.set(k, 'theirs');
+    await client.unwatch();
+    assert.deepEqual(await client.multi().get(k).exec(), ['theirs']);
+  });
+
   test(`what the client asks about the server, RESP${RESP}`, async () => {
     assert.ok((await client.clientId()) > 0);
     assert.match(await client.info(), /redis_version:7/);
@@ -166,6 +220,9 @@ test('the client comes back when its own node does', async () => {
   const k = prefix();
   const client = await open();
   const written = [];
+  const events = [];
+  const subscriber = await open();
+  await subscriber.subscribe(`__keyspace@0__:${k}-after`, (event) => events.push(event));
   let failed = 0;
   let ready = false;
   kill(own);
@@ -184,4 +241,9 @@ test('the client comes back when its own node does', async () => {
   assert.ok(written.length > 0);
   const values = await client.mGet(written.map((i) => `${k}-${i}`));
   assert.deepEqual(values, written.map(String));
+  // Its subscriptions come back as well; what happened in between is lost, as in Redis.
+  await until(async () => {
+    await client.incr(`${k}-after`);
+    return events.includes('set');
+  }, 'events again');
 });

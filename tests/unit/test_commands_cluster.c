@@ -110,12 +110,13 @@ static int teardown(void **state) {
 }
 
 static void feed(const char *text) {
+    struct slice bytes = slice_of(text);
     uint8_t *data;
     size_t space;
     session_input_space(t.session, &data, &space);
-    assert_true(space >= strlen(text));
-    memcpy(data, text, strlen(text));
-    session_input_filled(t.session, strlen(text));
+    assert_true(space >= bytes.size);
+    memcpy(data, bytes.data, bytes.size);
+    session_input_filled(t.session, bytes.size);
 }
 
 static const char *sent(void) {
