@@ -208,9 +208,11 @@ static void test_redirection(void **state) {
     assert_reply("MSET bar 1 foo 2\r\n", "-MOVED 5061 ::1:7102\r\n");
     assert_reply("OBJECT ENCODING foo\r\n", "-MOVED 12182 ::1:7102\r\n");
     assert_reply("DBSIZE\r\n", "-MOVED 0 ::1:7102\r\n"); /* a command without keys */
+    assert_reply("ONCE 0123456789abcdef0123456789abcdef 1 SET foo 1\r\n",
+                 "-MOVED 12182 ::1:7102\r\n");
     assert_reply("PING\r\n", "+PONG\r\n");
     assert_int_equal(t.n_ops, 0);
-    assert_int_equal(t.host.stats.errors, 5);
+    assert_int_equal(t.host.stats.errors, 6);
 
     /* Wrong commands are wrong wherever they go. */
     assert_reply("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n");
