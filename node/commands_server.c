@@ -179,6 +179,10 @@ static const struct {
 
 static void write_flags(struct buffer *out, unsigned flags, bool categories) {
     size_t count = 0;
+    if ((flags & VERB_CONTROL) != 0) {
+        flags &=
+            ~(unsigned)VERB_READONLY; /* clients may send such commands to a replica: not WATCH */
+    }
     for (unsigned i = 0; i < COUNT(flag_names); i++) {
         count += (flags & flag_names[i].flag) != 0;
     }

@@ -673,6 +673,9 @@ static void test_server_commands(void **state) {
     assert_reply("COMMAND INFO nosuch get\r\n",
                  "*2\r\n*-1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n"
                  ":1\r\n*2\r\n+@read\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n");
+    assert_reply("COMMAND INFO watch\r\n",
+                 "*1\r\n*10\r\n$5\r\nwatch\r\n:-2\r\n*1\r\n+fast\r\n:1\r\n:-1\r\n:1\r\n"
+                 "*1\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n");
     assert_reply("COMMAND DOCS nosuch\r\n", "*0\r\n");
     assert_reply("COMMAND DOCS get nosuch\r\n",
                  "*2\r\n$3\r\nget\r\n*8\r\n$7\r\nsummary\r\n$14\r\nValue of a key\r\n$5\r\nsince"
