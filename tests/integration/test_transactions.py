@@ -253,6 +253,61 @@ class TransactionTest(ClusterTest):
         goal = len(done) + count
         wait_for(lambda: len(done) >= goal, f"{count} more transfers", 60 * Options.slowdown())
 
+    @sanitizer
+    def test_numbered_transactions_happen_once(self):
+        """ONCE before EXEC, sent again through other nodes until it is answered, while nodes die: the
+        counters of the transactions are exact."""
+        cluster = self.start_cluster(shards=1, rebalance="no")
+        stop = threading.Event()
+        failures = Failures()
+        done, repeated = [], []
+
+        def attempt(node, session, number):
+            try:
+                with node.client(timeout_s=10) as client:
+                    commands = [("INCR", "a"), ("PING",), ("INCR", "b")]
+                    return client.pipeline([("MULTI",), *commands, ("ONCE", session, number, "EXEC")])[-1]
+            except ConnectionLost as error:
+                return error
+
+        @failures.guard
+        def count(name):
+            session = None
+            while session is None:
+                session = cluster[1 + name % 3].call("ONCE", "OPEN")
+            number = 0
+            while not stop.is_set():
+                number += 1
+                for attempts in range(1000):
+                    answer = attempt(cluster[1 + (name + attempts) % 3], session, number)
+                    if isinstance(answer, list):
+                        break
+                    repeated.append(str(answer))
+                    stop.wait(0.05)
+                if answer[0] != answer[2] or answer[1] != "PONG":
+                    failures.append(answer)
+                done.append(answer[0])
+
+        threads = [threading.Thread(target=count, args=(name,)) for name in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(1 if Options.sanitizer() else 3):
+                self._wait_for_more(done, 50)
+                victim = cluster.leader_of()
+                victim.kill()
+                self._wait_for_more(done, 20)
+                victim.start()
+                cluster.wait_ready()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failures, [])
+        self.report(f"{len(done)} numbered transactions, {len(repeated)} attempts without an answer")
+        self.assertEqual(sorted(done), list(range(1, len(done) + 1)))
+        self.assertEqual(cluster[2].call("MGET", "a", "b"), [str(len(done)).encode()] * 2)
+
     @quick
     def test_large_transactions_through_a_follower(self):
         cluster = self.start_cluster(shards=1)

@@ -12,6 +12,7 @@
 #include "node/machine/digest.h"
 #include "node/machine/once.h"
 #include "node/machine/tokens.h"
+#include "tests/unit/transaction_builder.h"
 
 enum {
     PROJECTS = 4,
@@ -89,6 +90,10 @@ static uint64_t quota_refusals;
 static uint64_t clears;
 static uint64_t increments;
 static uint64_t conditions_held;
+static uint64_t transactions_done;
+static uint64_t transactions_refused;
+static bool in_transaction;
+static unsigned transaction_project;
 static uint64_t retries;
 static uint64_t sessions_expired;
 static uint64_t project_deletions;
@@ -430,6 +435,11 @@ static void set_with_token(struct buffer *batch, uint64_t now_ms, uint64_t quota
     }
 }
 
+/* The project that the next operation is about: any, but within a transaction always the same. */
+static unsigned random_project(void) {
+    return in_transaction ? transaction_project : (unsigned)below(PROJECTS);
+}
+
 static void random_set(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
     static const unsigned flags[] = {0,
                                      0,
@@ -440,7 +450,7 @@ static void random_set(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
                                      COMMAND_FLAG_KEEPTTL,
                                      COMMAND_FLAG_NX | COMMAND_FLAG_GET,
                                      COMMAND_FLAG_XX | COMMAND_FLAG_GET | COMMAND_FLAG_KEEPTTL};
-    struct set set = {.project = (unsigned)below(PROJECTS)};
+    struct set set = {.project = random_project()};
     set.key = (unsigned)below(model.projects[set.project].n_keys);
     set.value = random_value(&set.size);
     set.flags = flags[below(sizeof(flags) / sizeof(flags[0]))];
@@ -456,7 +466,7 @@ static void random_set(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
 }
 
 static void random_delete(struct buffer *batch) {
-    unsigned p = (unsigned)below(PROJECTS);
+    unsigned p = random_project();
     struct model_project *project = &model.projects[p];
     struct slice keys[4];
     uint32_t n = 1 + (uint32_t)below(4);
@@ -999,13 +1009,112 @@ static void random_change(struct buffer *batch, uint64_t now_ms, uint64_t quota)
         random_append, random_setrange, random_increment,  random_increment,
         random_getdel, random_expire,   random_persist,    random_getex,
         random_copy,   random_set_many, random_conditional};
-    struct change change = {.project = (unsigned)below(PROJECTS), .now_ms = now_ms, .quota = quota};
+    struct change change = {.project = random_project(), .now_ms = now_ms, .quota = quota};
     size_t which = (size_t)below(sizeof(changes) / sizeof(changes[0]));
     bool counts = changes[which] == random_increment;
     change.key = (unsigned)below(counts ? COUNTERS : model.projects[change.project].n_keys);
     change.command.project = slice_of(project_names[change.project]);
     change.args[change.n_args++] = key_name(change.key);
     changes[which](batch, &change);
+}
+
+/* Transactions. */
+
+/* The only command of a batch. */
+static struct slice only_command(const struct buffer *batch) {
+    enum { HEADER_SIZE = COMMAND_BATCH_HEADER_SIZE + COMMAND_FRAME_SIZE };
+    assert_int_equal(bytes_get_u16(batch->data + COMMAND_BATCH_HEADER_SIZE - 2), 1);
+    return slice_make(batch->data + HEADER_SIZE, batch->size - HEADER_SIZE);
+}
+
+static void read_in_transaction(struct buffer *batch) {
+    unsigned p = random_project();
+    unsigned key = (unsigned)below(model.projects[p].n_keys);
+    const struct model_row *row = &model.projects[p].rows[key];
+    struct command command = {.kind = COMMAND_GET, .project = slice_of(project_names[p])};
+    struct slice arg = key_name(key);
+    struct result result = {.kind = row->exists ? RESULT_BULK : RESULT_NIL};
+    if (row->exists) {
+        buffer_append(&result.data, row->value, row->size);
+    }
+    batch_add(batch, &command, &arg, 1);
+    expect(result);
+}
+
+/* Some operation as it is, taken out of a batch of its own. */
+static void random_step(struct transaction_builder *builder, uint64_t now_ms, uint64_t quota) {
+    struct buffer alone = {0};
+    batch_begin(&alone, now_ms, quota);
+    switch (below(4)) {
+    case 0:
+        random_set(&alone, now_ms, quota);
+        break;
+    case 1:
+        random_delete(&alone);
+        break;
+    case 2:
+        read_in_transaction(&alone);
+        break;
+    default:
+        random_change(&alone, now_ms, quota);
+        break;
+    }
+    buffer_put_bytes(&builder->nested, only_command(&alone));
+    builder->n_nested++;
+    buffer_free(&alone);
+}
+
+/* Puts one result in the place of those from `first` on. */
+static void gather_expected(size_t first) {
+    struct result all = {0};
+    result_begin_results(&all, (uint32_t)(n_expected - first));
+    for (size_t i = first; i < n_expected; i++) {
+        result_add_result(&all, &expected[i]);
+        result_free(&expected[i]);
+    }
+    n_expected = first;
+    expect(all);
+}
+
+/* Watches a few keys of the project, with their versions or others. */
+static bool random_watches(struct transaction_builder *builder, unsigned p) {
+    bool hold = true;
+    for (uint64_t n = below(4); n > 0; n--) {
+        unsigned key = (unsigned)below(model.projects[p].n_keys);
+        const struct model_row *row = &model.projects[p].rows[key];
+        bool holds = below(6) > 0;
+        uint64_t version = row->exists ? row->version : 0;
+        builder_watch(builder, key_name(key), holds ? version : version + 1);
+        hold = hold && holds;
+    }
+    return hold;
+}
+
+static void random_transaction(struct buffer *batch, uint64_t now_ms, uint64_t quota) {
+    struct transaction_builder builder = {0};
+    unsigned p = (unsigned)below(PROJECTS);
+    struct command command = {.kind = COMMAND_TRANSACTION, .project = slice_of(project_names[p])};
+    if (random_watches(&builder, p)) {
+        size_t first = n_expected;
+        in_transaction = true;
+        transaction_project = p;
+        for (uint64_t n = 1 + below(5); n > 0; n--) {
+            random_step(&builder, now_ms, quota);
+        }
+        in_transaction = false;
+        gather_expected(first);
+        transactions_done++;
+    } else {
+        /* It must not run, and would show. */
+        struct command clear = {.kind = COMMAND_CLEAR, .project = command.project};
+        builder_add(&builder, &clear, NULL, 0);
+        expect((struct result){.kind = RESULT_NIL});
+        transactions_refused++;
+    }
+    struct buffer bytes = builder_encode(&builder, &command);
+    struct command_origin origin = {1, 2, bytes_get_u16(batch->data + 17)};
+    command_batch_add(batch, origin, buffer_slice(&bytes));
+    buffer_free(&bytes);
 }
 
 /* Exactly-once writes. Where the nested command must not run it is a CLEAR, which would show. */
@@ -1041,19 +1150,21 @@ static void send_first_attempt(struct buffer *batch, unsigned s, uint64_t sequen
                                uint64_t now_ms, uint64_t quota) {
     struct buffer alone = {0};
     batch_begin(&alone, now_ms, quota);
-    switch (below(3)) {
+    switch (below(4)) {
     case 0:
         random_set(&alone, now_ms, quota);
         break;
     case 1:
         random_delete(&alone);
         break;
+    case 2:
+        random_transaction(&alone, now_ms, quota);
+        break;
     default:
         random_change(&alone, now_ms, quota);
         break;
     }
-    struct slice nested = {alone.data + COMMAND_BATCH_HEADER_SIZE + COMMAND_FRAME_SIZE,
-                           alone.size - COMMAND_BATCH_HEADER_SIZE - COMMAND_FRAME_SIZE};
+    struct slice nested = only_command(&alone);
     struct command command;
     assert_int_equal(command_decode(nested, &command, NULL), ERROR_NONE);
     send_once(batch, s, sequence, low, command.project, nested);
@@ -1163,6 +1274,8 @@ static void random_batch(struct buffer *batch) {
             random_administration(batch, now_ms, quota);
         } else if (pick < 500) {
             random_once(batch, now_ms, quota);
+        } else if (pick < 570) {
+            random_transaction(batch, now_ms, quota);
         } else if (pick < 850) {
             random_change(batch, now_ms, quota);
         } else if (pick < 990) {
@@ -1347,14 +1460,16 @@ static void test_machine_follows_the_model(void **state) {
                   " rows expired, %" PRIu64 " purges left rows over, %" PRIu64
                   " refusals by quota, %" PRIu64 " clears, %" PRIu64 " retries, %" PRIu64
                   " sessions expired, %" PRIu64 " projects deleted, %" PRIu64
-                  " writes by token, %" PRIu64 " refused, %" PRIu64 " tokens expired\n",
+                  " writes by token, %" PRIu64 " refused, %" PRIu64 " tokens expired, %" PRIu64
+                  " transactions, %" PRIu64 " refused\n",
                   operations, index, purged_rows, partial_purges, quota_refusals, clears, retries,
-                  sessions_expired, project_deletions, token_uses, token_refusals, expired_tokens);
+                  sessions_expired, project_deletions, token_uses, token_refusals, expired_tokens,
+                  transactions_done, transactions_refused);
     assert_true(purged_rows > 0 && partial_purges > 0 && quota_refusals > 0 && clears > 0);
     assert_true(increments > 0 && conditions_held > 0);
     assert_true(retries > 0 && sessions_expired > 0);
     assert_true(project_deletions > 0 && token_uses > 0 && token_refusals > 0);
-    assert_true(expired_tokens > 0);
+    assert_true(expired_tokens > 0 && transactions_done > 0 && transactions_refused > 0);
 }
 
 static int setup(void **state) {

@@ -8,6 +8,7 @@
 #include "node/router_internal.h"
 #include "tests/unit/node_fixture.h"
 #include "tests/unit/register_check.h"
+#include "tests/unit/transaction_builder.h"
 
 enum { CLIENTS = 9, KEYS = 40, DEPTH = 6, HISTORY = REGISTER_OPS, RUN_MS = 6000, SEEDS = 12 };
 enum { LARGE = FORWARD_NORMAL_MAX + 1 };
@@ -41,6 +42,7 @@ struct world {
     uint64_t answers;
     uint64_t uncertain;
     uint64_t failed;
+    uint64_t transactions; /* that were carried out */
     uint8_t *large;
 };
 
@@ -84,8 +86,40 @@ static void note_result(struct event *event) {
     }
 }
 
+/* Every fourth command goes within a transaction: nothing but the form of the answer may differ. */
+static void put_into_transaction(struct request *request) {
+    struct transaction_builder builder = {0};
+    struct command nested;
+    struct slice bytes = buffer_slice(&request->op.command);
+    assert_int_equal(command_decode(bytes, &nested, NULL), ERROR_NONE);
+    struct command outer = {.kind = request->op.is_write ? COMMAND_TRANSACTION
+                                                         : COMMAND_READ_TRANSACTION,
+                            .project = nested.project};
+    buffer_put_bytes(&builder.nested, bytes);
+    builder.n_nested = 1;
+    struct buffer encoded = builder_encode(&builder, &outer);
+    buffer_free(&request->op.command);
+    request->op.command = encoded;
+}
+
+static void take_out_of_transaction(struct event *event) {
+    struct result *result = &event->request.result;
+    if (result->kind != RESULT_RESULTS) {
+        return;
+    }
+    struct reader elements = reader_make(buffer_slice(&result->data));
+    assert_int_equal(reader_u32(&elements), 1);
+    struct result_view view = result_next(&elements);
+    struct result inner = {.kind = view.kind, .code = view.code, .integer = view.integer};
+    buffer_append_slice(&inner.data, view.data);
+    result_free(result);
+    *result = inner;
+    event->world->transactions++;
+}
+
 static void event_done(struct request *request) {
     struct event *event = request->data;
+    take_out_of_transaction(event);
     assert_false(event->finished);
     event->finished = true;
     event->world->answers++;
@@ -137,6 +171,9 @@ static void submit_event(struct world *world, struct client *client, enum regist
     }
     event->op.start = ++world->order;
     make_event_request(event, name);
+    if (prng_below(&world->fleet.prng, 4) == 0) {
+        put_into_transaction(&event->request);
+    }
     if (client->writes + client->reads == 0) {
         for (unsigned i = 0; i < KEYS; i++) {
             client->last_write[i] = -1;
@@ -371,11 +408,12 @@ static void run_seed(uint64_t seed) {
         assert_int_equal(router_stats(fleet->nodes[i].router).inflight, 0);
         assert_int_equal(router_stats(fleet->nodes[i].router).inflight_bytes, 0);
     }
-    print_message("seed %llu: %llu answers, %llu uncertain, %llu refused, %llu resent, %u "
-                  "snapshots\n",
+    print_message("seed %llu: %llu answers, %llu uncertain, %llu refused, %llu resent, %llu "
+                  "transactions, %u snapshots\n",
                   (unsigned long long)seed, (unsigned long long)world->answers,
                   (unsigned long long)world->uncertain, (unsigned long long)world->failed,
-                  (unsigned long long)resent, gaps);
+                  (unsigned long long)resent, (unsigned long long)world->transactions, gaps);
+    assert_true(world->transactions > 0);
     fleet_free(fleet);
     free_events(world);
     mem_free(world->large);
