@@ -3,7 +3,7 @@
 
 #include "base/number.h"
 #include "base/resp.h"
-#include "node/machine/project_name.h"
+#include "node/commands_auth.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
 #include "node/subscriptions.h"
@@ -52,33 +52,6 @@ void verb_select(struct call *call) {
     }
 }
 
-static bool check_project(struct call *call, struct slice name) {
-    struct error error;
-    enum error_code code = project_name_check(name, &error);
-    if (code != ERROR_NONE) {
-        call_error(call, error_prefix(code), "%s", error.message);
-    }
-    return code == ERROR_NONE;
-}
-
-static void set_project(struct session *session, struct slice name) {
-    memcpy(session->project, name.data, name.size);
-    session->project_size = (uint16_t)name.size;
-}
-
-void verb_auth(struct call *call) {
-    if (call->argc > 3) {
-        call_syntax_error(call);
-        return;
-    }
-    /* Open mode: any token will do; a token alone is that of the project `default`. */
-    struct slice project = call->argc == 3 ? call->argv[1] : slice_of("default");
-    if (check_project(call, project)) {
-        set_project(call->session, project);
-        call_ok(call);
-    }
-}
-
 /* A name may be empty, which removes it. */
 static bool check_name(struct call *call, struct slice name) {
     if (name.size > SESSION_CLIENT_NAME) {
@@ -105,7 +78,7 @@ static void set_name(struct session *session, struct slice name) {
 
 struct hello_options {
     int version;
-    const struct slice *project; /* NULL when not given */
+    const struct slice *auth; /* project and token, NULL when not given */
     const struct slice *name;
 };
 
@@ -128,7 +101,7 @@ static bool parse_hello(struct call *call, struct hello_options *options) {
         struct slice word = call->argv[i];
         unsigned left = call->argc - 1 - i;
         if (slice_equal_nocase(word, "AUTH") && left >= 2) {
-            options->project = &call->argv[i + 1];
+            options->auth = &call->argv[i + 1];
             i += 2;
         } else if (slice_equal_nocase(word, "SETNAME") && left >= 1) {
             options->name = &call->argv[i + 1];
@@ -140,8 +113,7 @@ static bool parse_hello(struct call *call, struct hello_options *options) {
             return false;
         }
     }
-    return (options->project == NULL || check_project(call, *options->project)) &&
-           (options->name == NULL || check_name(call, *options->name));
+    return options->name == NULL || check_name(call, *options->name);
 }
 
 static void write_field(struct buffer *out, const char *name, const char *value) {
@@ -149,20 +121,11 @@ static void write_field(struct buffer *out, const char *name, const char *value)
     resp_write_bulk(out, slice_of(value));
 }
 
-void verb_hello(struct call *call) {
-    struct session *session = call->session;
-    struct hello_options options;
-    if (!parse_hello(call, &options)) {
-        return;
+void hello_greet(struct session *session, const struct hello_rest *hello, struct buffer *out) {
+    if (hello->has_name) {
+        set_name(session, slice_make(hello->name, hello->name_size));
     }
-    if (options.project != NULL) {
-        set_project(session, *options.project);
-    }
-    if (options.name != NULL) {
-        set_name(session, *options.name);
-    }
-    session->version = options.version;
-    struct buffer *out = call_reply(call);
+    session->version = hello->version;
     resp_write_map(out, 7, session->version);
     write_field(out, "server", "redis");
     write_field(out, "version", REDIS_VERSION);
@@ -174,6 +137,26 @@ void verb_hello(struct call *call) {
     write_field(out, "role", "master");
     resp_write_bulk(out, slice_of("modules"));
     resp_write_array(out, 0);
+}
+
+void verb_hello(struct call *call) {
+    struct hello_options options;
+    if (!parse_hello(call, &options)) {
+        return;
+    }
+    struct hello_rest hello = {.version = options.version, .has_name = options.name != NULL};
+    if (options.name != NULL && options.name->size > 0) {
+        hello.name_size = options.name->size;
+        memcpy(hello.name, options.name->data, options.name->size);
+    }
+    if (options.auth != NULL) {
+        call_authenticate(call, options.auth[0], options.auth[1], &hello);
+    } else if (call->session->access.role == ROLE_NONE) {
+        call_error(call, "NOAUTH",
+                   "authentication required: HELLO protover AUTH project token, or AUTH first");
+    } else {
+        hello_greet(call->session, &hello, call_reply(call));
+    }
 }
 
 void verb_client_setname(struct call *call) {
@@ -242,7 +225,9 @@ static void describe_session(struct buffer *out, const struct session *session, 
         session->input_memory, session->reads + session->writes, session->unsent + session->queued,
         session->last_verb != NULL ? session->last_verb->name : "NULL", session->version);
     buffer_append(out, line, (size_t)size < sizeof line ? (size_t)size : sizeof line - 1);
-    put_project(out, session_project(session));
+    if (session->access.role != ROLE_NONE) {
+        put_project(out, session_project(session));
+    }
     buffer_put_u8(out, '\n');
 }
 

@@ -128,6 +128,12 @@ static const struct {
     {"Cluster", info_cluster},         {"Shards", info_shards},   {"Keyspace", info_keyspace},
 };
 
+/* What all projects hold together is not for the holder of one's token. */
+static bool info_is_allowed(const struct call *call, const char *section) {
+    bool counts = strcmp(section, "Shards") == 0 || strcmp(section, "Keyspace") == 0;
+    return !counts || call->session->access.role != ROLE_TOKEN;
+}
+
 static bool info_is_wanted(const struct call *call, const char *section) {
     bool wanted = call->argc == 1;
     for (unsigned i = 1; i < call->argc; i++) {
@@ -145,7 +151,8 @@ void verb_info(struct call *call) {
     const struct info_source source = {.info = &info, .host = host};
     struct buffer text = {0};
     for (unsigned i = 0; i < COUNT(info_sections); i++) {
-        if (info_is_wanted(call, info_sections[i].name)) {
+        if (info_is_wanted(call, info_sections[i].name) &&
+            info_is_allowed(call, info_sections[i].name)) {
             put(&text, "%s# %s\r\n", text.size > 0 ? "\r\n" : "", info_sections[i].name);
             info_sections[i].write(&text, &source);
         }
@@ -170,11 +177,9 @@ static const struct {
     const char *name;
     const char *category;
 } flag_names[] = {
-    {VERB_WRITE, "write", "@write"},
-    {VERB_READONLY, "readonly", "@read"},
-    {VERB_FAST, "fast", "@fast"},
-    {VERB_ADMIN, "admin", "@admin"},
-    {VERB_NO_AUTH, "no_auth", "@connection"},
+    {VERB_WRITE, "write", "@write"},       {VERB_READONLY, "readonly", "@read"},
+    {VERB_FAST, "fast", "@fast"},          {VERB_ADMIN, "admin", "@admin"},
+    {VERB_SERVICE, "service", "@service"}, {VERB_NO_AUTH, "no_auth", "@connection"},
 };
 
 static void write_flags(struct buffer *out, unsigned flags, bool categories) {

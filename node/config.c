@@ -20,7 +20,8 @@ enum value_kind {
     VALUE_SIZE,     /* uint64_t, bytes */
     VALUE_TIME,     /* uint64_t, milliseconds */
     VALUE_BOOL,
-    VALUE_LEVEL
+    VALUE_LEVEL,
+    VALUE_AUTH
 };
 
 struct key_spec {
@@ -53,6 +54,14 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                             "127.0.0.1:7301", "metrics and health"},
     [CONFIG_INSECURE_LISTEN] = {"insecure_listen", VALUE_BOOL, FIELD(insecure_listen), 0, 0, "no",
                                 "allow addresses other than loopback without authentication"},
+    [CONFIG_AUTH] = {"auth", VALUE_AUTH, FIELD(auth), 0, 0, "off",
+                     "whether clients must show a token; the same on every node"},
+    [CONFIG_SERVICE_TOKEN_FILE] = {"service_token_file", VALUE_PATH, FIELD(service_token_file), 1,
+                                   CONFIG_PATH_SIZE - 1, NULL,
+                                   "file with the secret of the user `service`, mode 0600"},
+    [CONFIG_ADMIN_TOKEN_FILE] = {"admin_token_file", VALUE_PATH, FIELD(admin_token_file), 1,
+                                 CONFIG_PATH_SIZE - 1, NULL,
+                                 "file with the secret of the user `admin`, mode 0600"},
     [CONFIG_NODE] = {"node", VALUE_NODE, FIELD(nodes), 1, LIMIT_NODES, NULL,
                      "a member: ID CLIENT_HOST:PORT PEER_HOST:PORT; one line for each"},
     [CONFIG_SHARDS] = {"shards", VALUE_NUMBER, FIELD(shards), 1, LIMIT_SHARDS, "8",
@@ -247,6 +256,9 @@ static void format_range(const struct key_spec *spec, char *text, size_t size) {
     case VALUE_LEVEL:
         snprintf(text, size, "error, warn, info or debug");
         break;
+    case VALUE_AUTH:
+        snprintf(text, size, "off or required");
+        break;
     case VALUE_SIZE:
         snprintf(text, size, "a size from %s to %s (units: KiB, MiB, GiB)", min, max);
         break;
@@ -387,6 +399,12 @@ static bool parse_bool(struct slice value, bool *field) {
            slice_equal_nocase(value, "off");
 }
 
+static bool parse_auth(struct slice value, enum config_auth *field) {
+    bool required = slice_equal_nocase(value, "required");
+    *field = required ? CONFIG_AUTH_REQUIRED : CONFIG_AUTH_OFF;
+    return required || slice_equal_nocase(value, "off");
+}
+
 /* Parses any kind but VALUE_NODE into its field; false when the value is not allowed. */
 static bool set_field(struct config *config, const struct key_spec *spec, struct slice value) {
     void *field = (char *)config + spec->offset;
@@ -402,6 +420,8 @@ static bool set_field(struct config *config, const struct key_spec *spec, struct
         return parse_bool(value, field);
     case VALUE_LEVEL:
         return say_level_parse(value, field);
+    case VALUE_AUTH:
+        return parse_auth(value, field);
     default:
         ASSERT(spec->kind != VALUE_NODE);
     }
@@ -629,7 +649,8 @@ static enum error_code check_required(const struct config *config, struct error 
 
 static enum error_code check_loopback(const struct config *config, enum config_key key,
                                       const struct config_address *address, struct error *error) {
-    if (config->insecure_listen || config_is_loopback(address)) {
+    bool authenticated = key == CONFIG_LISTEN && config->auth == CONFIG_AUTH_REQUIRED;
+    if (authenticated || config->insecure_listen || config_is_loopback(address)) {
         return ERROR_NONE;
     }
     char text[CONFIG_HOST_SIZE + 8];
@@ -640,6 +661,28 @@ static enum error_code check_loopback(const struct config *config, enum config_k
               "insecure_listen = yes",
               key_specs[key].name, text);
     return wrap_place(config, key, error);
+}
+
+static enum error_code check_auth(const struct config *config, struct error *error) {
+    const enum config_key files[] = {CONFIG_SERVICE_TOKEN_FILE, CONFIG_ADMIN_TOKEN_FILE};
+    bool required = config->auth == CONFIG_AUTH_REQUIRED;
+    bool has_file = false;
+    for (unsigned i = 0; i < 2; i++) {
+        has_file = has_file || config->is_set[files[i]];
+        if (!required && config->is_set[files[i]]) {
+            error_set(error, ERROR_INVALID,
+                      "%s: without effect while auth = off; set auth = required",
+                      key_specs[files[i]].name);
+            return wrap_place(config, files[i], error);
+        }
+    }
+    if (required && !has_file) {
+        error_set(error, ERROR_INVALID,
+                  "auth = 'required': nobody could make projects or tokens; set admin_token_file, "
+                  "service_token_file or both");
+        return wrap_place(config, CONFIG_AUTH, error);
+    }
+    return ERROR_NONE;
 }
 
 static enum error_code check_listen_distinct(const struct config *config, struct error *error) {
@@ -709,7 +752,8 @@ enum error_code config_finish(struct config *config, struct error *error) {
                   config->feed_history, FEED_HISTORY_MIN / KIB);
         return wrap_place(config, CONFIG_FEED_HISTORY, error);
     }
-    return check_listens(config, self, error);
+    enum error_code auth = check_auth(config, error);
+    return auth == ERROR_NONE ? check_listens(config, self, error) : auth;
 }
 
 /* The directory that holds `path`. */

@@ -34,6 +34,9 @@ struct config_node {
     struct config_address peer;
 };
 
+/* Whether clients must show a token or a credential. */
+enum config_auth { CONFIG_AUTH_OFF, CONFIG_AUTH_REQUIRED };
+
 /* The keys, in the order of the table in config.c. */
 enum config_key {
     CONFIG_CLUSTER,
@@ -43,6 +46,9 @@ enum config_key {
     CONFIG_PEER_LISTEN,
     CONFIG_HTTP_LISTEN,
     CONFIG_INSECURE_LISTEN,
+    CONFIG_AUTH,
+    CONFIG_SERVICE_TOKEN_FILE,
+    CONFIG_ADMIN_TOKEN_FILE,
     CONFIG_NODE,
     CONFIG_SHARDS,
     CONFIG_HEARTBEAT_MS,
@@ -75,7 +81,10 @@ struct config {
     struct config_address peer_listen; /* default: the peer address of this node's `node` line */
     struct config_address http_listen;
     bool insecure_listen;
-    struct config_node nodes[LIMIT_NODES]; /* in the order of the file */
+    enum config_auth auth;
+    char service_token_file[CONFIG_PATH_SIZE]; /* empty: none */
+    char admin_token_file[CONFIG_PATH_SIZE];   /* empty: none */
+    struct config_node nodes[LIMIT_NODES];     /* in the order of the file */
     unsigned n_nodes;
     unsigned shards;
     uint64_t heartbeat_ms;

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "node/config.h"
+#include "node/credentials.h"
 #include "node/logging.h"
 #include "node/server.h"
 
@@ -123,7 +124,14 @@ static enum error_code load_config(const struct arguments *arguments, struct con
     for (unsigned i = 0; i < arguments->n_overrides && code == ERROR_NONE; i++) {
         code = config_set(config, arguments->overrides[i], error);
     }
-    return code == ERROR_NONE ? config_finish(config, error) : code;
+    if (code == ERROR_NONE) {
+        code = config_finish(config, error);
+    }
+    if (code == ERROR_NONE && arguments->check_only) {
+        struct credentials credentials;
+        code = credentials_load(&credentials, config, error);
+    }
+    return code;
 }
 
 static uv_signal_t signal_handles[2];

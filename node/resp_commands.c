@@ -93,6 +93,27 @@ static const struct verb object_verbs[] = {
     {"refcount", 3, VERB_READONLY, 2, 2, 1, GENERIC, "key", "Always 1", verb_object_refcount, LEAF},
 };
 
+static const struct verb project_verbs[] = {
+    {"create", -3, VERB_WRITE | VERB_SERVICE, NO_KEYS, SERVER,
+     "name [QUOTA bytes] [TOKEN READWRITE | READONLY [EXPIRES milliseconds]]",
+     "Makes a project, and shows the token's text this one time", verb_project_create, LEAF},
+    {"delete", 3, VERB_WRITE | VERB_ADMIN, NO_KEYS, SERVER, "name",
+     "Deletes a project with its keys and tokens at once", verb_project_delete, LEAF},
+    {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
+    {"info", -2, VERB_READONLY, NO_KEYS, SERVER, "[name]",
+     "Keys, bytes and quota of a project, and where it lives", verb_project_info, LEAF},
+    {"list", -2, VERB_READONLY | VERB_SERVICE, NO_KEYS, SERVER, "[CURSOR cursor] [COUNT count]",
+     "Walks through the names of all projects", verb_project_list, LEAF},
+    {"set-quota", 4, VERB_WRITE | VERB_ADMIN, NO_KEYS, SERVER, "name bytes",
+     "Sets how many bytes of keys and values a project may hold", verb_project_set_quota, LEAF},
+    {"token", -4, VERB_WRITE | VERB_ADMIN, NO_KEYS, SERVER,
+     "ADD name READWRITE | READONLY [EXPIRES milliseconds] | REVOKE name id | LIST name",
+     "Makes a token and shows its text this one time, ends one, or lists them", verb_project_token,
+     LEAF},
+    {"use", 3, VERB_FAST, NO_KEYS, SERVER, "name",
+     "Changes to a project whose token this connection has shown", verb_project_use, LEAF},
+};
+
 /* Sorted by name: verb_find() searches by halves. */
 static const struct verb verbs[] = {
     {"append", 3, VERB_WRITE | VERB_FAST, 1, 1, 1, STRING, "key value",
@@ -192,6 +213,8 @@ static const struct verb verbs[] = {
      "When a key expires, Unix time in milliseconds", verb_pexpiretime, LEAF},
     {"ping", -1, VERB_FAST | VERB_QUEUED | VERB_SUBSCRIBED, NO_KEYS, CONNECTION, "[message]",
      "Answers PONG or the message", verb_ping, LEAF},
+    {"project", -2, 0, NO_KEYS, SERVER, "subcommand", "About projects", NULL, project_verbs,
+     COUNT(project_verbs)},
     {"psetex", 4, VERB_WRITE, 1, 1, 1, STRING, "key milliseconds value",
      "Sets a key's value and expiry", verb_psetex, LEAF},
     {"psubscribe", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "pattern [pattern ...]",
@@ -304,6 +327,14 @@ bool verb_accepts(const struct verb *verb, unsigned argc) {
     return verb->arity >= 0 ? argc == (unsigned)verb->arity : argc >= (unsigned)-verb->arity;
 }
 
+const struct verb *verb_leaf(const struct verb *verb, unsigned argc, const struct slice *argv) {
+    if (verb == NULL || verb->subcommands == NULL || argc < 2) {
+        return verb;
+    }
+    const struct verb *subcommand = verb_find_subcommand(verb, argv[1]);
+    return subcommand != NULL ? subcommand : verb;
+}
+
 static void refuse_unknown(struct call *call) {
     enum { SHOWN = 128 };
     /* Like Redis: the arguments until 128 bytes are shown, the last of them cut. */
@@ -335,6 +366,22 @@ static void refuse_subcommand(struct call *call, const struct verb *container) {
                name.size > 0 ? (const char *)name.data : "", upper);
 }
 
+static bool check_permission(struct call *call, const struct verb *container,
+                             const struct verb *verb) {
+    switch (permission_of(call->session->access.role, verb->flags)) {
+    case PERMISSION_GIVEN:
+        return true;
+    case PERMISSION_NOAUTH:
+        call_error(call, "NOAUTH", "authentication required: AUTH project token");
+        return false;
+    case PERMISSION_NOPERM:
+        break;
+    }
+    call_error(call, "NOPERM", "this connection may not give the command '%s%s%s'",
+               container != NULL ? container->name : "", container != NULL ? "|" : "", verb->name);
+    return false;
+}
+
 /* A RESP2 client with subscriptions could not tell a reply from a push. */
 static bool refuse_while_subscribed(struct call *call, const struct verb *verb) {
     if (call_version(call) >= 3 || (verb->flags & VERB_SUBSCRIBED) != 0 ||
@@ -362,7 +409,7 @@ const struct verb *verb_resolve(struct call *call, const struct verb *verb) {
         return NULL;
     }
     if (verb->subcommands == NULL || call->argc == 1) {
-        return verb;
+        return check_permission(call, NULL, verb) ? verb : NULL;
     }
     const struct verb *subcommand = verb_find_subcommand(verb, call->argv[1]);
     if (subcommand == NULL) {
@@ -375,7 +422,7 @@ const struct verb *verb_resolve(struct call *call, const struct verb *verb) {
         return NULL;
     }
     call->verb = subcommand;
-    return subcommand;
+    return check_permission(call, verb, subcommand) ? subcommand : NULL;
 }
 
 void verb_run(struct call *call, const struct verb *verb) {

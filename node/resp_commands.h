@@ -15,6 +15,7 @@
 
 struct once_prefix;
 struct queueing;
+struct result;
 struct session;
 struct verb;
 
@@ -29,7 +30,8 @@ enum verb_flag {
     /* May be queued between MULTI and EXEC, as what has keys may. Anything else is refused there:
      * its handler must do no more than write a reply or call call_submit(). */
     VERB_QUEUED = 512,
-    VERB_SUBSCRIBED = 1024 /* allowed on a RESP2 connection that has subscriptions */
+    VERB_SUBSCRIBED = 1024, /* allowed on a RESP2 connection that has subscriptions */
+    VERB_SERVICE = 2048     /* for services and administrators only; VERB_ADMIN: for the latter */
 };
 
 /* One command being carried out. A handler replies exactly once: it writes one RESP value to
@@ -67,8 +69,11 @@ const struct verb *verb_find_subcommand(const struct verb *container, struct sli
 /* Whether `argc` words satisfy the verb's arity. */
 bool verb_accepts(const struct verb *verb, unsigned argc);
 
-/* Checks name and arity of call->argv, finds the subcommand and calls its handler, or answers with
- * Redis's error. `verb` is verb_find(argv[0]). */
+/* The verb's subcommand that is named, the verb itself without one. NULL for NULL. */
+const struct verb *verb_leaf(const struct verb *verb, unsigned argc, const struct slice *argv);
+
+/* Checks name, arity and permission of call->argv, finds the subcommand and calls its handler, or
+ * answers with Redis's error. `verb` is verb_find(argv[0]). */
 void verb_run(struct call *call, const struct verb *verb);
 /* The same without calling it: the verb whose handler is to be called, NULL after an error. */
 const struct verb *verb_resolve(struct call *call, const struct verb *verb);
@@ -89,6 +94,33 @@ void call_submit(struct call *call, const struct command *command, const struct 
                  unsigned n_args);
 /* Sends a command without options, such as COMMAND_GET, with argv from `first` on. */
 void call_submit_args(struct call *call, enum command_kind kind, unsigned first);
+
+/* An operation whose result has to be worked on before it is a reply, or that is for another
+ * project than the connection's. Made by mem_zalloc(), often as the head of something larger; the
+ * session frees it, also when the connection goes first. */
+struct call_step {
+    /* Called when the operation is done, while the connection is there. True: the RESP value in the
+     * empty `out` is the reply; false: the result itself is. When it prepares another command and
+     * sets `again`, that one is submitted next, and neither counts; only for a step that blocks. */
+    bool (*done)(struct call_step *step, struct session *session, const struct result *result,
+                 struct buffer *out);
+    void (*release)(struct call_step *step); /* frees what else it holds; may be NULL */
+    bool blocks;                             /* the session takes no command until it is done */
+    bool again;
+
+    /* By call_step_prepare(). */
+    struct buffer command;
+    unsigned shard;
+    bool is_write;
+};
+
+/* `command` is complete: with project and token. A command without a project needs `shard` set
+ * afterwards. */
+void call_step_prepare(struct call_step *step, const struct session *session,
+                       const struct command *command, const struct slice *args, unsigned n_args);
+/* Always at the linearizable level, and never answered with -MOVED. */
+void call_submit_step(struct call *call, struct call_step *step);
+
 /* Answers -TOOBIG and returns false when a key among argv[first..argc) is empty or too large. */
 bool call_check_keys(struct call *call, unsigned first, unsigned end);
 
@@ -127,8 +159,9 @@ void verb_cluster_replace(struct call *call);
 void verb_cluster_shards(struct call *call);
 void verb_cluster_slots(struct call *call);
 void verb_cluster_topology(struct call *call);
-/* commands_connection.c */
+/* commands_auth.c */
 void verb_auth(struct call *call);
+/* commands_connection.c */
 void verb_client_getname(struct call *call);
 void verb_client_id(struct call *call);
 void verb_client_info(struct call *call);
@@ -183,6 +216,14 @@ void verb_scan(struct call *call);
 void verb_type(struct call *call);
 /* commands_once.c */
 void verb_once(struct call *call);
+/* commands_projects.c */
+void verb_project_create(struct call *call);
+void verb_project_delete(struct call *call);
+void verb_project_info(struct call *call);
+void verb_project_list(struct call *call);
+void verb_project_set_quota(struct call *call);
+void verb_project_token(struct call *call);
+void verb_project_use(struct call *call);
 /* commands_strings.c */
 void verb_append(struct call *call);
 void verb_decr(struct call *call);

@@ -211,6 +211,7 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .replace = replace_node,
                                 .feed = server->feed};
     session_host_init(&server->sessions, &limits, &port);
+    server->sessions.credentials = &server->credentials;
     struct listener_options options = {.host = config->listen.host,
                                        .port = config->listen.port,
                                        .max_connections = config->max_connections,
@@ -472,7 +473,8 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);
     }
-    enum error_code code = open_data_dir(server, error);
+    enum error_code code = credentials_load(&server->credentials, config, error);
+    code = code != ERROR_NONE ? code : open_data_dir(server, error);
     code = code != ERROR_NONE ? code : open_log(server, error);
     code = code != ERROR_NONE ? code : open_machines(server, error);
     if (code != ERROR_NONE) {

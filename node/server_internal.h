@@ -5,6 +5,7 @@
 
 #include <uv.h>
 
+#include "node/credentials.h"
 #include "node/feed.h"
 #include "node/http.h"
 #include "node/listener_uv.h"
@@ -53,6 +54,7 @@ struct server {
     struct snapshot_streams *streams;
     struct router *router;
     struct feed *feed;
+    struct credentials credentials;
     struct session_host sessions;
     struct listener *listener;
     struct http *http;

@@ -24,6 +24,7 @@ struct slot {
     size_t counted; /* bytes of this slot in session->queued */
     struct buffer local;
     struct result result;
+    struct call_step *step; /* what becomes of the result, or NULL */
     /* See struct submission. */
     bool is_exec;
     struct transaction_plan plan;
@@ -209,6 +210,17 @@ static void slot_render(struct session *session, struct slot *slot) {
     }
 }
 
+static void step_free(struct call_step *step) {
+    if (step == NULL) {
+        return;
+    }
+    if (step->release != NULL) {
+        step->release(step);
+    }
+    buffer_free(&step->command);
+    mem_free(step);
+}
+
 static struct slot *slot_new(struct session *session, bool is_op) {
     struct slot *slot = mem_zalloc(1, sizeof *slot);
     slot->session = session;
@@ -221,6 +233,7 @@ static struct slot *slot_new(struct session *session, bool is_op) {
 }
 
 static void slot_free(struct slot *slot) {
+    step_free(slot->step);
     buffer_free(&slot->local);
     buffer_free(&slot->op.command);
     buffer_free(&slot->plan.parts);
@@ -286,6 +299,32 @@ static void check_exec(const struct slot *slot, struct result *result) {
     }
 }
 
+/* Lets the slot's step work on the result: the slot then holds a reply, or waits to be submitted
+ * again. */
+static void slot_take_step(struct slot *slot) {
+    struct session *session = slot->session;
+    struct call_step *step = slot->step;
+    struct buffer reply = {0};
+    step->again = false;
+    bool replies = step->done(step, session, &slot->result, &reply);
+    if (step->again) {
+        ASSERT(step->blocks && session->again == NULL);
+        slot->done = false;
+        session->again = slot;
+        result_free(&slot->result);
+        return;
+    }
+    if (step->blocks) {
+        ASSERT(session->blocked);
+        session->blocked = false;
+    }
+    if (replies) {
+        slot->is_op = false;
+        slot->local = reply;
+        result_free(&slot->result);
+    }
+}
+
 static void session_op_done(struct op *op, struct result *result) {
     struct slot *slot = op->data;
     struct session *session = slot->session;
@@ -305,6 +344,9 @@ static void session_op_done(struct op *op, struct result *result) {
     slot->done = true;
     slot->result = *result;
     *result = (struct result){.kind = RESULT_OK};
+    if (slot->step != NULL) {
+        slot_take_step(slot);
+    }
     slot_count(slot);
 
     if (op->seen_index > session->seen[op->shard]) {
@@ -332,6 +374,7 @@ static struct command complete_command(const struct session *session,
                                        const struct command *command) {
     struct command complete = *command;
     complete.project = session_project(session);
+    complete.token = session_access_token(&session->access);
     return complete;
 }
 
@@ -400,6 +443,43 @@ void call_submit_as(struct call *call, struct submission *submission) {
     session->op_bytes += slot->op_bytes;
     host->n_slots++;
     host->port.submit(host->port.data, &slot->op);
+}
+
+void call_step_prepare(struct call_step *step, const struct session *session,
+                       const struct command *command, const struct slice *args, unsigned n_args) {
+    step->command.size = 0;
+    command_encode(&step->command, command, args, n_args);
+    step->shard = slot_shard(slot_of(command->project), session->host->limits.n_shards);
+    step->is_write = command_is_write(command->kind);
+}
+
+static void slot_send_step(struct slot *slot) {
+    struct session *session = slot->session;
+    struct session_host *host = session->host;
+    struct call_step *step = slot->step;
+    slot->op = (struct op){.command = step->command,
+                           .shard = step->shard,
+                           .is_write = step->is_write,
+                           .after_writes = !step->is_write && session->writes > 0,
+                           .level = READ_LINEARIZABLE,
+                           .done = session_op_done,
+                           .data = slot};
+    step->command = (struct buffer){0};
+    slot->op_bytes = slot->op.command.size;
+    *(step->is_write ? &session->writes : &session->reads) += 1;
+    session->op_bytes += slot->op_bytes;
+    session->blocked = session->blocked || step->blocks;
+    host->n_slots++;
+    host->port.submit(host->port.data, &slot->op);
+}
+
+void call_submit_step(struct call *call, struct call_step *step) {
+    struct session *session = call->session;
+    ASSERT(!session->answered && (!step->is_write || session->reads == 0));
+    session->answered = true;
+    struct slot *slot = slot_new(session, true);
+    slot->step = step;
+    slot_send_step(slot);
 }
 
 /* ---- what handlers use ---- */
@@ -548,6 +628,8 @@ static bool session_parse(struct session *session) {
         }
         if (session->pending.argc > 0) {
             session->pending_verb = verb_find(session->pending.argv[0]);
+            session->pending_leaf =
+                verb_leaf(session->pending_verb, session->pending.argc, session->pending.argv);
             session->has_pending = true;
             return true;
         }
@@ -556,9 +638,12 @@ static bool session_parse(struct session *session) {
 
 static bool session_may_dispatch(const struct session *session) {
     const struct session_limits *limits = &session->host->limits;
-    unsigned flags = session->pending_verb != NULL
-                         ? transaction_flags(&session->transaction, session->pending_verb)
+    unsigned flags = session->pending_leaf != NULL
+                         ? transaction_flags(&session->transaction, session->pending_leaf)
                          : 0;
+    if (session->blocked) {
+        return false;
+    }
     if (session->reads + session->writes >= limits->max_pipeline ||
         session->unsent + session->queued >= limits->max_output) {
         return false;
@@ -599,6 +684,11 @@ static void session_count_input(struct session *session) {
 static void session_run(struct session *session) {
     ASSERT(!session->running);
     session->running = true;
+    if (session->again != NULL) {
+        struct slot *slot = session->again;
+        session->again = NULL;
+        slot_send_step(slot);
+    }
     while (!session->closing) {
         if (!session->has_pending && !session_parse(session)) {
             break;
@@ -631,8 +721,8 @@ void session_set_defaults(struct session *session) {
     session->max_stale_ms = 0;
     session->name[0] = '\0';
     session->redirect = session->host->limits.redirect;
-    memcpy(session->project, "default", 7);
-    session->project_size = 7;
+    const struct credentials *credentials = session->host->credentials;
+    session_access_reset(&session->access, credentials != NULL && credentials->required);
 }
 
 struct session *session_new(struct session_host *host, const char *peer, const char *local,
@@ -672,7 +762,7 @@ void session_free(struct session *session) {
     while ((node = list_first(&session->slots)) != NULL) {
         struct slot *slot = LIST_ENTRY(node, struct slot, link);
         list_remove(&slot->link);
-        if (slot->done) {
+        if (slot->done || slot == session->again) {
             slot_free(slot);
         } else {
             slot->session = NULL;
@@ -688,6 +778,7 @@ void session_free(struct session *session) {
     resp_parser_free(session->parser);
     transaction_end(&session->transaction);
     output_free(&session->output);
+    session_access_free(&session->access);
     mem_free(session->seen);
     mem_free(session);
 }
@@ -721,7 +812,8 @@ bool session_wants_read(const struct session *session) {
 }
 
 bool session_needs_resume(const struct session *session) {
-    return (session->has_pending && !session->closing && session_may_dispatch(session)) ||
+    return session->again != NULL ||
+           (session->has_pending && !session->closing && session_may_dispatch(session)) ||
            subscriptions_are_due(session);
 }
 

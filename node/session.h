@@ -8,6 +8,7 @@
  * to the project that was current then. At the session level of reads (docs/consistency.md) a read
  * waits until the writes before it are finished, since it runs elsewhere than they do; an eventual
  * read need not see them. What changes the level or asks for a token waits for all operations.
+ * Behind AUTH, where that asks a shard, everything waits for its answer.
  *
  * Pushes of subscriptions (node/subscriptions.h) stand between replies, never inside one.
  *
@@ -28,6 +29,7 @@
 #include "base/list.h"
 #include "node/output.h"
 
+struct credentials;
 struct feed;
 struct op;
 struct server_info;
@@ -90,8 +92,9 @@ struct session_stats {
 struct session_host {
     struct session_limits limits;
     struct session_port port;
-    struct list_node sessions; /* of struct session */
-    struct list_node watches;  /* for node/subscriptions.c */
+    const struct credentials *credentials; /* NULL: auth = off; set it before the first session */
+    struct list_node sessions;             /* of struct session */
+    struct list_node watches;              /* for node/subscriptions.c */
     unsigned n_sessions;
     unsigned n_slots; /* operations of live and of dead sessions that are not completed */
     uint64_t last_id;

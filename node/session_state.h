@@ -6,9 +6,11 @@
 #include "base/resp.h"
 #include "node/op.h"
 #include "node/session.h"
+#include "node/session_access.h"
 #include "node/transaction.h"
 
 struct call;
+struct slot;
 struct subscriptions;
 struct verb;
 
@@ -23,8 +25,7 @@ struct session {
     char peer[SESSION_ADDRESS_SIZE];
     char local[SESSION_ADDRESS_SIZE];
     int version; /* RESP 2 or 3 */
-    uint16_t project_size;
-    uint8_t project[LIMIT_PROJECT_NAME];
+    struct session_access access;
     char name[SESSION_CLIENT_NAME + 1];
     uint64_t since_ms;
     uint64_t active_ms; /* of the last command */
@@ -45,6 +46,7 @@ struct session {
     struct resp_parser *parser;
     struct resp_command pending; /* parsed, not yet carried out, when has_pending */
     const struct verb *pending_verb;
+    const struct verb *pending_leaf; /* the same, or its subcommand that is named */
     bool has_pending;
     bool input_ended;
     bool running;        /* inside session_run() */
@@ -56,6 +58,8 @@ struct session {
     unsigned writes;
     unsigned read_window; /* reads that may be under way */
     size_t op_bytes;      /* of the operations under way */
+    bool blocked;         /* by a step that must be done before the next command; see call_step */
+    struct slot *again;   /* whose step goes on with another operation */
 
     /* Replies. */
     struct output output;
@@ -120,7 +124,7 @@ void call_queue(struct call *call, const struct command *command, const struct s
                 unsigned n_args);
 
 static inline struct slice session_project(const struct session *session) {
-    return slice_make(session->project, session->project_size);
+    return slice_make(session->access.project, session->access.project_size);
 }
 
 #endif
