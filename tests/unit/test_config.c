@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "node/config.h"
+#include "node/credentials.h"
 
 #define NODES                                                                                      \
     "node = 1 127.0.0.1:7101 127.0.0.1:7201\n"                                                     \
@@ -58,6 +59,7 @@ static void test_minimal_file_takes_the_defaults(void **state) {
     assert_true(config.rebalance);
     assert_false(config.redirect);
     assert_false(config.insecure_listen);
+    assert_int_equal(config.auth, CONFIG_AUTH_OFF);
     assert_int_equal(config.log_level, SAY_INFO);
     assert_int_equal(config_find_node(&config, 3)->peer.port, 7203);
     assert_null(config_find_node(&config, 4));
@@ -170,6 +172,94 @@ static void test_checks_across_keys(void **state) {
                      ERROR_NONE);
 }
 
+static void test_auth(void **state) {
+    (void)state;
+    assert_int_equal(parse("auth = OFF\n" MINIMAL), ERROR_NONE);
+    assert_int_equal(config.auth, CONFIG_AUTH_OFF);
+    assert_int_equal(parse("auth = required\nadmin_token_file = /a\nlisten = 0.0.0.0:7102\n"
+                           "service_token_file = /b\n" MINIMAL),
+                     ERROR_NONE);
+    assert_int_equal(config.auth, CONFIG_AUTH_REQUIRED);
+    assert_string_equal(config.admin_token_file, "/a");
+    assert_string_equal(config.service_token_file, "/b");
+    /* It is clients that authenticate, not peers. */
+    assert_int_not_equal(
+        parse("auth = required\nadmin_token_file = /a\npeer_listen = 0.0.0.0:7202\n" MINIMAL),
+        ERROR_NONE);
+    assert_refused("auth = maybe\n" MINIMAL,
+                   "node.conf:1: auth = 'maybe': expected off or required");
+    assert_refused("auth = required\n" MINIMAL,
+                   "node.conf:1: auth = 'required': nobody could make projects or tokens; set "
+                   "admin_token_file, service_token_file or both");
+    assert_refused("service_token_file = /a\n" MINIMAL,
+                   "node.conf:1: service_token_file: without effect while auth = off; set auth = "
+                   "required");
+}
+
+static void write_file(const char *path, const char *text, mode_t mode) {
+    FILE *out = fopen(path, "w");
+    assert_non_null(out);
+    fputs(text, out);
+    fclose(out);
+    assert_int_equal(chmod(path, mode), 0);
+}
+
+static void assert_file_refused(const char *reason) {
+    struct credentials credentials;
+    assert_int_not_equal(credentials_load(&credentials, &config, &error), ERROR_NONE);
+    assert_non_null(strstr(error.message, "admin_token_file = '"));
+    if (strstr(error.message, reason) == NULL) {
+        fail_msg("%s", error.message);
+    }
+    assert_null(strstr(error.message, "0123456789"));
+}
+
+static void test_credential_files(void **state) {
+    (void)state;
+    char dir[] = "/tmp/test_config.XXXXXX";
+    char path[64];
+    char long_secret[CREDENTIAL_SIZE_MAX + 2];
+    struct credentials credentials;
+    uint8_t digest[SECRET_DIGEST_SIZE];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/admin", dir);
+    config_init(&config);
+    assert_int_equal(credentials_load(&credentials, &config, &error), ERROR_NONE);
+    assert_false(credentials.required || credentials.has_admin || credentials.has_service);
+    config.auth = CONFIG_AUTH_REQUIRED;
+    snprintf(config.admin_token_file, sizeof config.admin_token_file, "%s", path);
+    assert_file_refused("No such file or directory");
+    write_file(path, "0123456789abcdef\n", 0640);
+    assert_file_refused("others may read or change it (mode 640); chmod 600 it");
+    write_file(path, "0123456789abcdef\n", 0604);
+    assert_file_refused("chmod 600");
+    write_file(path, "0123456789abcdef\n", 0600);
+    assert_int_equal(credentials_load(&credentials, &config, &error), ERROR_NONE);
+    assert_true(credentials.required && credentials.has_admin && !credentials.has_service);
+    secret_digest(slice_of("0123456789abcdef"), digest);
+    assert_memory_equal(credentials.admin, digest, sizeof digest);
+    static const char *const bad[] = {"",
+                                      "\n",
+                                      "0123456789abcde\n",
+                                      "0123456789 abcdef\n",
+                                      "0123456789abcdef\n0123456789abcdef\n",
+                                      "0123456789abcd\xc3\xa4\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        write_file(path, bad[i], 0600);
+        assert_file_refused("one secret of 16 to 256 printable characters");
+    }
+    memset(long_secret, 'x', sizeof long_secret - 1);
+    long_secret[sizeof long_secret - 1] = '\0';
+    write_file(path, long_secret, 0600);
+    assert_file_refused("one secret of 16 to 256 printable characters");
+    write_file(path, long_secret + 1, 0600);
+    assert_int_equal(credentials_load(&credentials, &config, &error), ERROR_NONE);
+    unlink(path);
+    snprintf(config.admin_token_file, sizeof config.admin_token_file, "%s", dir);
+    assert_file_refused("not a regular file");
+    rmdir(dir);
+}
+
 static void test_loopback(void **state) {
     (void)state;
     const char *inside[] = {"127.0.0.1", "127.255.0.9", "::1", "localhost"};
@@ -254,6 +344,8 @@ int main(void) {
         cmocka_unit_test(test_bad_lines_name_place_key_value_and_range),
         cmocka_unit_test(test_bad_nodes),
         cmocka_unit_test(test_checks_across_keys),
+        cmocka_unit_test(test_auth),
+        cmocka_unit_test(test_credential_files),
         cmocka_unit_test(test_loopback),
         cmocka_unit_test(test_single),
         cmocka_unit_test(test_data_dir),
