@@ -35,6 +35,8 @@ enum {
 
 /* An answer of many values or keys; a longer one is refused in words. */
 #define LIMIT_ANSWER_SIZE (64 * MIB)
+/* KEYS and SCAN in a transaction count as so many arguments: they look at many keys. */
+#define LIMIT_TRANSACTION_WALK 4096
 /* The answers of a transaction together. Behind it come only numbers and errors, which fit into an
  * entry's size as well. */
 #define LIMIT_TRANSACTION_ANSWER (60 * MIB)

@@ -7,7 +7,9 @@
  * that change the connection (AUTH, HELLO, ...) take effect where they stand; an operation belongs
  * to the project that was current then. At the session level of reads (docs/consistency.md) a read
  * waits until the writes before it are finished, since it runs elsewhere than they do; an eventual
- * read need not see them. What changes the level or asks for a token waits for all operations.
+ * read need not see them. What stands between MULTI and EXEC is submitted by EXEC, as one write or
+ * one read (node/transaction.h); a read behind a WATCH waits for it. What changes the level or asks
+ * for a token waits for all operations.
  * Behind AUTH, where that asks a shard, everything waits for its answer.
  *
  * Pushes of subscriptions (node/subscriptions.h) stand between replies, never inside one.

@@ -86,7 +86,7 @@ enum error_code transaction_add_command(struct transaction *transaction,
     ASSERT(transaction->is_open && !transaction->is_broken);
     enum error_code code = check_company(transaction, command->kind, error);
     if (code == ERROR_NONE) {
-        code = add_words(transaction, 1 + (uint64_t)n_args, error);
+        code = add_words(transaction, command_words(command->kind, n_args), error);
     }
     if (code != ERROR_NONE) {
         return code;

@@ -360,6 +360,11 @@ static bool count_fits(uint32_t n_args, uint32_t round, const struct command_rul
     return n_args > 0 && n_args % round == 0 && n_args <= LIMIT_RESP_ARGS;
 }
 
+uint64_t command_words(enum command_kind kind, uint32_t n_args) {
+    bool walks = kind == COMMAND_KEYS || kind == COMMAND_SCAN;
+    return 1 + (uint64_t)n_args + (walks ? LIMIT_TRANSACTION_WALK : 0);
+}
+
 enum error_code command_decode_nested(const struct command *outer, struct slice bytes,
                                       struct command *nested, struct error *error) {
     /* The kind is looked at first: so that input cannot nest as deep as it likes. */
@@ -405,9 +410,9 @@ static enum error_code check_transaction(const struct command *command, struct e
     enum error_code code = check_watches(&args, n_watched, error);
     uint64_t words = 2 * (uint64_t)n_watched;
     for (uint32_t i = 0; i < n_nested && code == ERROR_NONE; i++) {
-        struct command decoded;
+        struct command decoded = {0};
         code = command_decode_nested(command, reader_bytes(&args), &decoded, error);
-        words += 1 + (uint64_t)decoded.n_args;
+        words += command_words(decoded.kind, decoded.n_args);
     }
     if (code != ERROR_NONE) {
         return code;

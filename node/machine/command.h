@@ -106,7 +106,8 @@ enum command_kind {
  * When a watched key has another version, nothing is carried out and the answer is nil. Otherwise
  * the commands are carried out one after the other as one step, and each one's result is an element
  * of the answer; an error of one does not keep the others from being carried out. All together they
- * have at most LIMIT_RESP_ARGS watched keys, versions, commands and arguments.
+ * have at most LIMIT_RESP_ARGS watched keys, versions, commands and arguments, where KEYS and SCAN
+ * count as LIMIT_TRANSACTION_WALK more.
  *
  * In a TRANSACTION stand neither KEYS nor SCAN, since what they walk over would hold up the log and
  * cursors are not part of the state, nor GET_VERSION: versions tell states apart that lie between
@@ -191,6 +192,8 @@ void command_encode(struct buffer *out, const struct command *command, const str
 /* Decodes and checks everything: kind, flags, project size, argument count and sizes against what
  * the kind takes. Slices point into `bytes`. */
 enum error_code command_decode(struct slice bytes, struct command *command, struct error *error);
+/* What a nested command with this many arguments counts as in a transaction. */
+uint64_t command_words(enum command_kind kind, uint32_t n_args);
 /* Whether `kind` may stand among the nested commands of an `outer` one. */
 bool command_may_nest(enum command_kind outer, enum command_kind kind);
 /* Decodes and checks a nested command: an argument of `outer`. */

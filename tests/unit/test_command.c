@@ -590,6 +590,24 @@ static void test_the_words_of_a_transaction_are_limited(void **state) {
     }
 }
 
+static void test_walks_count_for_many_words(void **state) {
+    (void)state;
+    struct command keys = {.kind = COMMAND_KEYS, .project = slice_of("p")};
+    struct command outer = {.kind = COMMAND_READ_TRANSACTION, .project = slice_of("p")};
+    struct slice pattern = slice_of("*");
+    for (unsigned n = 15; n <= 16; n++) {
+        struct transaction_builder builder = {0};
+        for (unsigned i = 0; i < n; i++) {
+            builder_add(&builder, &keys, &pattern, 1);
+        }
+        struct buffer bytes = builder_encode(&builder, &outer);
+        struct command decoded;
+        assert_int_equal(command_decode(buffer_slice(&bytes), &decoded, &error),
+                         n == 15 ? ERROR_NONE : ERROR_TOOBIG);
+        buffer_free(&bytes);
+    }
+}
+
 static void test_results_survive_the_round_trip(void **state) {
     (void)state;
     struct result result = {.kind = RESULT_OK};
@@ -693,6 +711,7 @@ int main(void) {
         cmocka_unit_test(test_a_transaction_that_is_cut_does_not_decode),
         cmocka_unit_test(test_a_transaction_grows_as_its_commands_do),
         cmocka_unit_test(test_the_words_of_a_transaction_are_limited),
+        cmocka_unit_test(test_walks_count_for_many_words),
         cmocka_unit_test(test_results_survive_the_round_trip),
         cmocka_unit_test(test_malformed_results_do_not_decode),
         cmocka_unit_test(test_a_long_error_message_is_cut),

@@ -665,6 +665,17 @@ static void test_the_number_of_words_is_bounded(void **state) {
     assert_reply("EXEC\r\n", "-EXECABORT Transaction discarded because of previous errors.\r\n");
 }
 
+static void test_walks_are_bounded(void **state) {
+    (void)state;
+    assert_reply("MULTI\r\n", "+OK\r\n");
+    for (unsigned i = 0; i < 15; i++) {
+        assert_reply(i % 2 == 0 ? "KEYS *\r\n" : "SCAN 0\r\n", "+QUEUED\r\n");
+    }
+    feed("KEYS *\r\n");
+    assert_memory_equal(sent(), "-TOOBIG transaction of 65", 25);
+    assert_reply("DISCARD\r\n", "+OK\r\n");
+}
+
 static void test_the_largest_number_of_commands_is_accepted(void **state) {
     (void)state;
     assert_reply("MULTI\r\n", "+OK\r\n");
@@ -737,6 +748,7 @@ int main(void) {
         TEST(test_an_oversized_command_aborts),
         TEST(test_memory_is_bounded_over_all_connections),
         TEST(test_the_number_of_words_is_bounded),
+        TEST(test_walks_are_bounded),
         TEST(test_the_largest_number_of_commands_is_accepted),
         TEST(test_moved_is_told_where_commands_are_queued),
         TEST(test_a_connection_that_goes_leaves_nothing),
