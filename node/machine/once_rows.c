@@ -5,7 +5,11 @@
  *     u8   place in the chunk
  *     u64  hash, see once_hash()
  *     u32  size of the encoded result
- *     ...  up to ONCE_APART_MAX: the encoded result; else u64, its row in `large` */
+ *     ...  up to ONCE_APART_MAX: the encoded result; else u64, its row in `large`
+ *
+ * Results below the session's `low` are forgotten, though they may stand in a row until it is
+ * written again for another reason: a client that says DONE with every write would have two rows
+ * written each time. */
 #include <inttypes.h>
 
 #include "base/assert.h"
@@ -80,11 +84,13 @@ static bool load_result(struct once *once, struct once_session *session, struct 
         return false;
     }
     uint64_t sequence = chunk->number * ONCE_CHUNK + place;
-    bool is_kept = sequence >= session->low && sequence - session->low < LIMIT_ONCE_WINDOW;
     bool is_whole =
         size > ONCE_APART_MAX ? large != 0 : once_hash(session, sequence, encoded) == hash;
-    if (!is_kept || !is_whole) {
+    if (!is_whole || (sequence >= session->low && sequence - session->low >= LIMIT_ONCE_WINDOW)) {
         return false;
+    }
+    if (sequence < session->low) {
+        return true;
     }
     once_put(once, session, chunk, place, hash, encoded, large);
     return true;
@@ -108,6 +114,9 @@ static enum error_code load_chunk(struct loading *loading, struct error *error) 
         if (!load_result(loading->once, session, chunk, &reader)) {
             return damaged(machine, error, "a kept result is not as it was written");
         }
+    }
+    if (chunk->count == 0) {
+        return damaged(machine, error, "a row of kept results holds none");
     }
     return ERROR_NONE;
 }
@@ -322,7 +331,6 @@ static enum error_code forget_in_chunk(struct machine *machine, struct once_sess
     for (unsigned i = 0; i < ONCE_CHUNK && code == ERROR_NONE; i++) {
         if (chunk->results[i].size > 0 && chunk->number * ONCE_CHUNK + i < low) {
             code = forget_result(machine, session, chunk, i, error);
-            chunk->is_changed = true;
         }
     }
     if (code != ERROR_NONE || chunk->count > 0) {

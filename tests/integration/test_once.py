@@ -5,7 +5,7 @@ import time
 
 from harness.case import ClusterTest, quick, sanitizer
 from harness.cluster import Options
-from harness.once import OnceWriter, open_session, wait_for_answers
+from harness.once import OnceTransaction, OnceWriter, open_session, wait_for_answers
 from harness.resp import ReplyError, project_in_shard
 from test_restart import fill
 
@@ -38,13 +38,19 @@ class OnceTest(ClusterTest):
             self.assertEqual(node.call("ONCE", session, 7, "MSETNX", "a", 1, "b", 2), 1)
         cluster[1].call("SET", "big", 1)
         self.assertEqual(self._error_of(cluster[2], "ONCE", session, 6, "INCR", "big"), "ERR")
+        for node in cluster.nodes:
+            with node.client() as client:
+                replies = client.pipeline(
+                    [("MULTI",), ("DEL", "a"), ("GET", "b"), ("ONCE", session, 9, "EXEC")]
+                )
+            self.assertEqual(replies[-1], [1, b"2"])
         self.assertEqual(cluster[3].call("ONCE", session, 8, "DONE", 8, "INCR", "big"), 2)
         self.assertEqual(self._error_of(cluster[1], "ONCE", session, 7, "INCR", "n"), "FORGOTTEN")
         self.assertEqual(self._error_of(cluster[1], "ONCE", session, 70000, "INCR", "n"), "BUSY")
-        self.assertEqual(self._error_of(cluster[1], "ONCE", session, 9, "GET", "n"), "ERR")
+        self.assertEqual(self._error_of(cluster[1], "ONCE", session, 10, "GET", "n"), "ERR")
         other = project_in_shard(5, 8)
         self.assertEqual(
-            self._error_of(cluster[1], "ONCE", session, 9, "INCR", "n", project=other), "NOSESSION"
+            self._error_of(cluster[1], "ONCE", session, 10, "INCR", "n", project=other), "NOSESSION"
         )
         self.assertEqual(cluster[1].call("ONCE", "CLOSE", session), 1)
         self.assertEqual(cluster[2].call("ONCE", "CLOSE", session), 0)
@@ -107,7 +113,10 @@ class OnceTest(ClusterTest):
         writers = []
         for number, name in enumerate(names):
             nodes = cluster.nodes[number % 3 :] + cluster.nodes[: number % 3]
-            writers.append(OnceWriter(name, nodes, "n", window=1 + number))
+            if number % 4 == 3:
+                writers.append(OnceTransaction(name, nodes, "n", "m", window=1 + number))
+            else:
+                writers.append(OnceWriter(name, nodes, "n", window=1 + number))
         started = time.monotonic()
         for writer in writers:
             writer.start()
@@ -133,11 +142,16 @@ class OnceTest(ClusterTest):
             f"{time.monotonic() - started:.0f} s"
         )
         self.assertEqual([wrong for writer in writers for wrong in writer.wrong], [])
-        answers = sorted(answer for writer in writers for answer in writer.answers.values())
-        self.assertEqual(answers, list(range(1, calls + 1)))
+        answers = [answer for writer in writers for answer in writer.answers.values()]
+        pairs = [answer for answer in answers if isinstance(answer, list)]
+        numbers = [answer for answer in answers if not isinstance(answer, list)]
+        counted = sorted(numbers + [first for first, _ in pairs])
+        self.assertEqual(counted, list(range(1, calls + 1)))
+        self.assertEqual(sorted(second for _, second in pairs), list(range(1, len(pairs) + 1)))
         self.assertGreater(attempts, calls)
         for node in cluster.nodes:
             self.assertEqual(int(node.call("GET", "n")), calls)
+            self.assertEqual(int(node.call("GET", "m")), len(pairs))
 
     @quick
     @sanitizer

@@ -271,6 +271,37 @@ static void test_done_forgets(void **state) {
     fixture_expect(&f, "p", "n", "1002");
 }
 
+/* A row may hold forgotten results until it is written for another reason. */
+static void test_forgotten_results_do_not_come_back(void **state) {
+    (void)state;
+    open_session(1, TTL_MS);
+    begin();
+    for (uint64_t i = 1; i <= 5; i++) {
+        add_swap(1, i, "k", 2000, 'a');
+    }
+    add_incr(&f.batch, 1, 6, 0, "n");
+    fixture_apply(&f);
+    expect_number(1, 500, 4, 2);
+    uint64_t digest = machine_state(f.machine).digest;
+    for (unsigned round = 0; round < 2; round++) {
+        fixture_recount(&f);
+        expect_error(incr(1, 3, 0), ERROR_FORGOTTEN);
+        expect_number(1, 6, 0, 1);
+        begin();
+        add_swap(1, 5, "k", 1, 'z');
+        fixture_apply(&f);
+        expect_bulk(&f.results[0], 2000, 'a');
+        fixture_reopen(&f);
+        assert_true(machine_state(f.machine).digest == digest);
+    }
+    expect_number(1, 7, 0, 3); /* now it is written */
+    fixture_reopen(&f);
+    fixture_recount(&f);
+    expect_number(1, 501, 501, 4);
+    fixture_reopen(&f);
+    fixture_recount(&f);
+}
+
 static void test_results_of_every_size_are_kept(void **state) {
     (void)state;
     static const size_t sizes[] = {0, 1, 2, 3, 200, 242, 243, 1024, 5000, 100000};
@@ -750,6 +781,7 @@ int main(void) {
         TEST(test_errors_are_results),
         TEST(test_the_window_ends_somewhere),
         TEST(test_done_forgets),
+        TEST(test_forgotten_results_do_not_come_back),
         TEST(test_results_of_every_size_are_kept),
         TEST(test_sessions_expire_by_cluster_time),
         TEST(test_expiry_goes_in_steps),

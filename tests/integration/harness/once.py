@@ -64,6 +64,10 @@ class OnceWriter(threading.Thread):
         if self.failure:
             raise self.failure
 
+    def commands(self, prefix):
+        """What one call is; the last command has the number."""
+        return [(*prefix, "INCR", self.key)]
+
     def done_below(self):
         return min(self.waiting, default=self.next_number)
 
@@ -89,10 +93,12 @@ class OnceWriter(threading.Thread):
             self.client = Client(self.nodes[0].port, self.project, timeout_s=10)
         self.attempts += len(numbers)
         for number in numbers:
-            self.client.send("ONCE", self.session, number, "DONE", low, "INCR", self.key)
+            for command in self.commands(("ONCE", self.session, number, "DONE", low)):
+                self.client.send(*command)
         refused = False
         for number in numbers:
-            reply = self.client.read(raise_errors=False)
+            for _ in self.commands(()):
+                reply = self.client.read(raise_errors=False)  # the last one counts
             if isinstance(reply, ReplyError):
                 if reply.code not in AGAIN:
                     raise reply
@@ -112,6 +118,17 @@ class OnceWriter(threading.Thread):
         if self.client:
             self.client.close()
         self.client = None
+
+
+class OnceTransaction(OnceWriter):
+    """The same with transactions that increment two keys."""
+
+    def __init__(self, name, nodes, key, other_key, **options):
+        super().__init__(name, nodes, key, **options)
+        self.other_key = other_key
+
+    def commands(self, prefix):
+        return [("MULTI",), ("INCR", self.key), ("INCR", self.other_key), (*prefix, "EXEC")]
 
 
 def wait_for_answers(writers, n, timeout_s=60):
