@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import Redis from 'ioredis';
-import { addresses, kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
+import { addresses, kill, leader, nodes, pauses, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const opened = [];
 
@@ -128,15 +128,17 @@ test('transactions', async () => {
   assert.equal(await cluster.get(k), 'theirs');
 });
 
-test('it goes to the next leader when one is killed', async () => {
+test('it goes to the next leader when one is killed', async (context) => {
   const k = prefix();
   const written = [];
+  const pause = pauses();
   let error;
   let done = false;
   const writes = (async () => {
     for (let i = 0; !done; i++) {
       await cluster.set(`${k}-${i}`, i);
       written.push(i);
+      pause.tick();
       await sleep(2);
     }
   })().catch((e) => { error = e; });
@@ -146,6 +148,7 @@ test('it goes to the next leader when one is killed', async () => {
   const before = written.length;
   await until(() => error || written.length > before + 50, 'writes to go on without that node');
   assert.equal(error, undefined);
+  pause.report(context);
   assert.ok(!cluster.nodes('master').some((node) => node.options.port === first.port));
   done = true;
   await writes;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import Redis from 'ioredis';
-import { kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
+import { kill, leader, nodes, pauses, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const chief = await leader();
 const own = nodes().find(({ id }) => id !== chief.id);
@@ -225,13 +225,16 @@ test('a transaction whose watched key changed does nothing', async () => {
   assert.deepEqual(await redis.multi().get(k).exec(), [[null, 'theirs']]);
 });
 
-test("the leader's end is a pause, not an error", async () => {
+test("the leader's end is a pause, not an error", async (context) => {
   const k = prefix();
+  const pause = pauses();
   let acknowledged = 0;
   kill(chief);
   for (let i = 0; i < 50; i++) {
     acknowledged = await redis.incr(k);
+    pause.tick();
   }
+  pause.report(context);
   assert.equal(acknowledged, 50); // nothing was carried out twice
   await restart(chief);
   assert.equal(await redis.get(k), '50');

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { createCluster, WatchError } from 'redis';
-import { addresses, kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
+import { addresses, kill, leader, nodes, pauses, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const rootNodes = addresses().map(({ host, port }) => ({ url: `redis://${host}:${port}` }));
 const opened = [];
@@ -156,7 +156,7 @@ test('with its default settings it waits for a killed leader', async () => {
 });
 
 // What docs/clients.md recommends: open it again when a node is lost.
-test('opened again it goes on with the next leader', async () => {
+test('opened again it goes on with the next leader', async (context) => {
   const k = prefix();
   let client;
   let opening;
@@ -184,13 +184,16 @@ test('opened again it goes on with the next leader', async () => {
   await reopen();
   const first = await leader();
   const written = [];
+  const pause = pauses();
   for (let i = 0; i < 100; i++) {
     await set(`${k}-${i}`, `${i}`);
     written.push(i);
+    pause.tick();
     if (i === 20) {
       kill(first);
     }
   }
+  pause.report(context);
   assert.ok(client.masters.every(({ port }) => port !== first.port));
   await restart(first);
   const values = await client.mGet(written.map((i) => `${k}-${i}`));

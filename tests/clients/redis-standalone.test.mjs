@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { createClient, RESP_TYPES, WatchError } from 'redis';
-import { kill, leader, nodes, prefix, restart, sleep, until } from './lib/cluster.mjs';
+import { kill, leader, nodes, pauses, prefix, restart, sleep, until } from './lib/cluster.mjs';
 
 const chief = await leader();
 const own = nodes().find(({ id }) => id !== chief.id);
@@ -205,14 +205,17 @@ for (const RESP of [2, 3]) {
   });
 }
 
-test("the leader's end is a pause, not an error", async () => {
+test("the leader's end is a pause, not an error", async (context) => {
   const k = prefix();
   const client = await open();
+  const pause = pauses();
   let acknowledged = 0;
   kill(chief);
   for (let i = 0; i < 50; i++) {
     acknowledged = await client.incr(k);
+    pause.tick();
   }
+  pause.report(context);
   assert.equal(acknowledged, 50); // nothing was carried out twice
   await restart(chief);
   assert.equal(await client.get(k), '50');

@@ -98,8 +98,8 @@ class NpmClients(ClusterTest):
         output = self.run_node(name)
         passed = re.findall(r"^ok \d+ - (.*)", output, re.M)
         failed = re.findall(r"^not ok \d+ - (.*)", output, re.M)
-        for test in passed:
-            self.report(f"ok: {test}")
+        for line in re.findall(r"^(?:ok \d+ - |# longest ).*", output, re.M):
+            self.report(re.sub(r"^ok \d+ -", "ok:", line).replace("#", "   "))
         self.counts = (len(passed), len(failed))
         if failed or not passed or self.status != 0:
             self.fail(f"{failed or 'the tests did not run'}\n{output}")

@@ -84,6 +84,20 @@ export async function restart(node) {
   await leader(); // all nodes have a say in it
 }
 
+// Tells the longest time between two calls of tick().
+export function pauses() {
+  let last = performance.now();
+  let longest = 0;
+  return {
+    tick() {
+      const now = performance.now();
+      longest = Math.max(longest, now - last);
+      last = now;
+    },
+    report: (context) => context.diagnostic(`longest pause ${Math.round(longest)} ms`),
+  };
+}
+
 // Keys of a test never meet those of another one.
 let prefixes = 0;
 export function prefix() {
