@@ -91,7 +91,10 @@ class NpmClients(ClusterTest):
 
     def run_file(self, name, **settings):
         self.install()
-        self.cluster = self.start_cluster(shards=1, rebalance="no", **settings)
+        self.cluster = self.make_cluster(shards=1, rebalance="no", **settings)
+        if name.startswith("auth"):
+            self.cluster.require_authentication()
+        self.cluster.start()
         self.directory = tempfile.mkdtemp(prefix="ikv-clients-")
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
         self.tell_nodes()
@@ -114,6 +117,8 @@ class NpmClients(ClusterTest):
 
     def run_node(self, name):
         environment = {**os.environ, "IKV_CLUSTER": os.path.join(self.directory, "cluster.json")}
+        if self.cluster.admin_secret is not None:
+            environment["IKV_ADMIN"] = self.cluster.admin_secret
         log_path = os.path.join(self.directory, "output")
         with open(log_path, "w", encoding="utf-8") as log:
             process = subprocess.Popen(

@@ -40,6 +40,8 @@ export async function until(condition, what, timeoutMs = 30000) {
   }
 }
 
+const DONE = '$4\r\ndone\r\n';
+
 // Answer to one inline command, as text, over a connection of its own; null when there is none.
 function ask(port, command) {
   return new Promise((resolve) => {
@@ -47,14 +49,15 @@ function ask(port, command) {
     let text = '';
     socket.setTimeout(5000, () => socket.destroy());
     socket.on('error', () => {});
-    socket.on('close', () => resolve(text.endsWith('+OK\r\n') ? text : null));
+    socket.on('close', () => resolve(text.endsWith(DONE) ? text : null));
     socket.on('data', (data) => {
       text += data;
-      if (text.endsWith('+OK\r\n')) {
+      if (text.endsWith(DONE)) {
         socket.destroy();
       }
     });
-    socket.write(`${command}\r\nQUIT\r\n`);
+    const login = process.env.IKV_ADMIN ? `AUTH admin ${process.env.IKV_ADMIN}\r\n` : '';
+    socket.write(`${login}${command}\r\nECHO done\r\n`);
   });
 }
 

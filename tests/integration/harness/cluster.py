@@ -4,6 +4,7 @@ import ctypes
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -176,6 +177,8 @@ class Node:
         )
 
     def client(self, project=None, **options):
+        if project is None and self.cluster.admin_secret is not None:
+            options.setdefault("credentials", ("admin", self.cluster.admin_secret))
         return Client(self.port, project, **options)
 
     def call(self, *arguments, project=None):
@@ -244,9 +247,20 @@ class Cluster:
         self.settings = {"shards": 8, "min_free_disk": "1MiB", **settings}
         self.n_shards = int(self.settings["shards"])
         self.directory = tempfile.mkdtemp(prefix="ikv-test-", dir=Options.directory)
+        self.admin_secret = None  # of the user `admin`, when clients have to authenticate
         self.nodes = []
         for node_id in range(1, n + 1):
             self.nodes.append(Node(self, node_id))
+        for node in self.nodes:
+            node.write_config()
+
+    def require_authentication(self):
+        """Before start(): auth = required, with a secret of this cluster for administrators."""
+        self.admin_secret = secrets.token_hex(16)
+        path = os.path.join(self.directory, "admin-secret")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
+            file.write(self.admin_secret + "\n")
+        self.settings.update(auth="required", admin_token_file=path)
         for node in self.nodes:
             node.write_config()
 

@@ -34,7 +34,7 @@ def encode(*arguments):
 class Client:
     """One connection. Bulk strings come back as bytes, simple strings as Status, nil as None."""
 
-    def __init__(self, port, project=None, timeout_s=15, protocol=None):
+    def __init__(self, port, project=None, timeout_s=15, protocol=None, credentials=None):
         self.timeout_s = timeout_s
         self.pending = bytearray()
         try:
@@ -43,6 +43,8 @@ class Client:
         except OSError as error:
             raise ConnectionLost(f"port {port}: {error}") from error
         try:
+            if credentials is not None:
+                self.call("AUTH", *credentials)
             if protocol is not None:
                 self.call("HELLO", protocol)
             if project is not None:
