@@ -239,7 +239,7 @@ static void on_versions(struct session *session, uint32_t first, struct result *
     ASSERT(transaction->watching > 0);
     transaction->watching--;
     if (result->kind != RESULT_INTEGERS ||
-        result->data.size > transaction->versions.size - first * sizeof(uint64_t)) {
+        result->data.size != transaction->versions.size - first * sizeof(uint64_t)) {
         transaction->watch_failed = true;
         if (result->kind != RESULT_ERROR) {
             result_set_error(result, ERROR_INVALID, "the leader answered no versions");

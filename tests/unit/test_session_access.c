@@ -557,6 +557,29 @@ static void test_a_connection_knows_so_many_projects(void **state) {
     assert_true(command_of(t.n_ops - 1).token == 1024);
 }
 
+/* The commands inside carry the token too: without, the whole would not decode. */
+static void test_transactions_carry_the_token(void **state) {
+    (void)state;
+    assert_reply("MULTI\r\n", NOAUTH);
+    authenticate("shop", 5);
+    assert_reply("MULTI\r\nSET k v\r\nAUTH other x\r\nEXEC\r\n",
+                 "+OK\r\n+QUEUED\r\n-ERR Command not allowed inside a transaction\r\n"
+                 "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    feed("WATCH k\r\n");
+    unsigned at = t.n_ops - 1;
+    assert_true(command_of(at).token == 5);
+    struct result versions = {.kind = RESULT_INTEGERS};
+    buffer_put_u64(&versions.data, 7);
+    complete(at, versions);
+    feed("MULTI\r\nSET k v\r\nGET k\r\nEXEC\r\n");
+    struct command command = command_of(at + 1);
+    assert_int_equal(command.kind, COMMAND_TRANSACTION);
+    assert_true(command.token == 5);
+    assert_true(slice_equal(command.project, slice_of("shop")));
+    complete_error(at + 1, ERROR_NOPERM, "read-only");
+    assert_string_equal(sent(), "+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n-NOPERM read-only\r\n");
+}
+
 static void test_services_use_any_project(void **state) {
     (void)state;
     assert_reply("AUTH service " SERVICE_SECRET "\r\nPROJECT USE any\r\n", "+OK\r\n+OK\r\n");
@@ -845,6 +868,7 @@ int main(void) {
         REQUIRED(test_a_token_gives_no_orders),
         REQUIRED(test_use_changes_among_shown_projects),
         REQUIRED(test_a_connection_knows_so_many_projects),
+        REQUIRED(test_transactions_carry_the_token),
         REQUIRED(test_services_use_any_project),
         OPEN(test_open_mode_takes_everybody),
         OPEN(test_project_create),

@@ -491,6 +491,10 @@ static void test_a_watch_that_failed_aborts(void **state) {
     feed("WATCH a\r\n");
     complete(1, (struct result){.kind = RESULT_OK});
     assert_string_equal(sent(), "-ERR the leader answered no versions\r\n");
+    assert_reply("UNWATCH\r\n", "+OK\r\n");
+    feed("WATCH a b\r\n");
+    complete_versions(2, (uint64_t[]){7}, 1);
+    assert_string_equal(sent(), "-ERR the leader answered no versions\r\n");
     assert_reply("UNWATCH\r\nMULTI\r\nEXEC\r\n", "+OK\r\n+OK\r\n*0\r\n");
 }
 

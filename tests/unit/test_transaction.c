@@ -369,6 +369,27 @@ static void test_a_project_appears_with_its_first_write(void **state) {
     fixture_recount(&f);
 }
 
+/* As any write: by its token, for a project that exists. */
+static void test_access_is_that_of_the_token(void **state) {
+    (void)state;
+    struct command set = {.kind = COMMAND_SET, .project = slice_of("p")};
+    struct slice args[] = {slice_of("k"), slice_of("v")};
+    const uint64_t tokens[] = {77, COMMAND_TOKEN_SERVICE};
+    for (unsigned i = 0; i < 2; i++) {
+        struct command outer = {
+            .kind = COMMAND_TRANSACTION, .token = tokens[i], .project = slice_of("p")};
+        set.token = tokens[i];
+        builder_add(&builder, &set, args, 2);
+        struct buffer bytes = builder_encode(&builder, &outer);
+        at(1);
+        command_batch_add(&f.batch, (struct command_origin){1, 2, 3}, buffer_slice(&bytes));
+        buffer_free(&bytes);
+        fixture_apply(&f);
+        assert_int_equal(f.results[0].code, i == 0 ? ERROR_NOAUTH : ERROR_NOPROJECT);
+        assert_true(machine_state(f.machine).digest == 0);
+    }
+}
+
 /* Leaders propose writes only: a read by itself in an entry is damage. */
 static void test_a_read_is_no_entry(void **state) {
     (void)state;
@@ -392,6 +413,7 @@ int main(void) {
         TEST(test_answers_are_bounded),
         TEST(test_reads_alone_need_no_entry),
         TEST(test_a_project_appears_with_its_first_write),
+        TEST(test_access_is_that_of_the_token),
         TEST(test_a_read_is_no_entry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
