@@ -76,11 +76,12 @@ static void keep_result(void *data, uint64_t index, struct command_origin origin
     memset(&result->data, 0, sizeof result->data);
 }
 
-static void forget_results(struct job *job, unsigned from) {
-    for (unsigned i = from; i < job->n_results; i++) {
+static void forget_results(struct job *job) {
+    for (unsigned i = 0; i < job->n_results; i++) {
         result_free(&job->results[i].result);
     }
-    job->n_results = from;
+    job->n_results = 0;
+    job->digest.index = 0;
 }
 
 static void note_times(struct job *job) {
@@ -95,10 +96,9 @@ static void note_times(struct job *job) {
     }
 }
 
-/* Applies entries [from, from + n) in one transaction. */
+/* Applies entries [from, from + n). */
 static bool apply_range(struct job *job, struct machine *machine, unsigned from, unsigned n) {
     struct machine_entry *entries = mem_zalloc(n, sizeof *entries);
-    unsigned results_before = job->n_results;
     for (unsigned i = 0; i < n; i++) {
         const struct job_entry *entry = &job->entries[from + i];
         entries[i] = (struct machine_entry){.index = entry->index,
@@ -109,13 +109,13 @@ static bool apply_range(struct job *job, struct machine *machine, unsigned from,
     job->code = machine_apply(machine, entries, n, keep_result, job, &job->error);
     mem_free(entries);
     if (job->code != ERROR_NONE) {
-        forget_results(job, results_before);
+        forget_results(job); /* also those of the ranges before, which are undone with this one */
         return false;
     }
     return true;
 }
 
-/* Transactions end where a digest is due, so that every replica takes it at the same index. */
+/* Ranges end where a digest is due, so that every replica takes it at the same index. */
 static void run_apply(struct job *job, struct machine *machine) {
     unsigned from = 0;
     if (machine_state(machine).applied_index + 1 != job->entries[0].index) {
@@ -163,8 +163,8 @@ static void run_read(struct job *job, struct machine *machine) {
 }
 
 static void run_checkpoint(struct job *job, struct machine *machine) {
-    struct machine_state state = machine_state(machine);
     job->code = machine_checkpoint(machine, &job->durable_index, &job->error);
+    struct machine_state state = machine_state(machine);
     /* While a snapshot is held the file stays at an older index, whose configuration this is not.
      */
     if (job->code == ERROR_NONE && job->durable_index == state.applied_index) {
@@ -176,6 +176,10 @@ static void run_checkpoint(struct job *job, struct machine *machine) {
 }
 
 static void run_mark(struct job *job, struct machine *machine) {
+    job->code = machine_commit(machine, &job->error);
+    if (job->code != ERROR_NONE) {
+        return;
+    }
     struct machine_state state = machine_state(machine);
     job->durable_index = state.applied_index;
     job->durable_config_index = state.config_index;
@@ -214,6 +218,9 @@ void job_run(struct job *job, struct machine **machine, const struct machine_opt
         break;
     case JOB_READ:
         run_read(job, *machine);
+        break;
+    case JOB_COMMIT:
+        job->code = machine_commit(*machine, &job->error);
         break;
     case JOB_MARK:
         run_mark(job, *machine);

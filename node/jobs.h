@@ -12,7 +12,8 @@
 enum job_kind {
     JOB_APPLY,      /* committed entries to the state machine */
     JOB_READ,       /* read commands */
-    JOB_MARK,       /* notes the applied index and its configuration */
+    JOB_COMMIT,     /* ends the state machine's transaction, see machine_commit() */
+    JOB_MARK,       /* the same, and notes the applied index and its configuration */
     JOB_FOLD,       /* a checkpoint beside the shard's other jobs, see machine_fold() */
     JOB_CHECKPOINT, /* make what was applied durable */
     JOB_HOLD,       /* hold the database file as a snapshot */
@@ -88,9 +89,10 @@ struct job {
     struct error error;
     struct machine_state state; /* of the machine after the job; JOB_VERIFY: of the staged file */
     uint64_t wal_bytes;
-    uint64_t fold_bytes;    /* JOB_FOLD in: how far it must get, from JOB_MARK */
-    bool complete;          /* JOB_FOLD */
-    uint64_t durable_index; /* JOB_CHECKPOINT, JOB_HOLD: in the database file; JOB_MARK: applied */
+    uint64_t fold_bytes; /* JOB_FOLD in: how far it must get, from JOB_MARK */
+    bool complete;       /* JOB_FOLD */
+    /* JOB_CHECKPOINT, JOB_HOLD: in the database file; JOB_MARK: applied; 0: it failed. */
+    uint64_t durable_index;
     uint64_t durable_config_index;
     struct buffer config;             /* JOB_CHECKPOINT, JOB_HOLD: configuration at durable_index */
     struct machine_snapshot snapshot; /* JOB_HOLD */

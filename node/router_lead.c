@@ -458,6 +458,7 @@ static void read_again(struct route *route, struct op *op) {
 static void reads_done(struct job *job) {
     struct route *route = job->data;
     struct router *router = route->router;
+    shard_observe(route->shard, job);
     for (unsigned i = job->n_reads; i-- > job->n_done;) {
         if (job->reads[i].data != NULL) {
             read_again(route, job->reads[i].data);

@@ -101,7 +101,8 @@ static bool admit_eventual(struct route *route, struct op *op) {
 
 void local_submit(struct route *route, struct op *op) {
     op->state = OP_READING;
-    op->index = op->level == READ_SESSION ? op->min_index : 0;
+    /* A replica that fell back for lack of space shows nothing older than what it has shown. */
+    op->index = op->level == READ_SESSION ? op->min_index : route->shard->settled;
     list_push(&route->local, &op->link);
     if (op->level == READ_SESSION || admit_eventual(route, op)) {
         local_run(route);
@@ -125,6 +126,7 @@ static void local_done(struct job *job) {
     struct route *route = job->data;
     ASSERT(route->local_job);
     route->local_job = false;
+    shard_observe(route->shard, job);
     local_note_fresh(route);
     for (unsigned i = job->n_reads; i-- > job->n_done;) {
         struct op *op = job->reads[i].data;
@@ -145,10 +147,8 @@ static void local_done(struct job *job) {
 }
 
 static bool is_runnable(const struct route *route, const struct op *op) {
-    if (op->level == READ_EVENTUAL) {
-        return true;
-    }
-    return replica_is_whole(route) && op->index <= shard_enqueued(route->shard);
+    return (op->level == READ_EVENTUAL || replica_is_whole(route)) &&
+           op->index <= shard_enqueued(route->shard);
 }
 
 void local_run(struct route *route) {
@@ -190,8 +190,7 @@ static void refuse_late(struct route *route, struct op *op) {
     snprintf(text, sizeof text,
              "this replica has applied entry %llu of its shard, this session has seen entry %llu, "
              "and the replica did not get there in time; ask another node",
-             (unsigned long long)route->shard->state.applied_index,
-             (unsigned long long)op->min_index);
+             (unsigned long long)route->shard->state.applied_index, (unsigned long long)op->index);
     fail_stale(route, op, text);
 }
 

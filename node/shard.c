@@ -15,8 +15,10 @@ enum {
     RETAIN_MS = 60000,          /* how long the log waits for a follower that got a snapshot */
     FOLD_BYTES = 1 << 20,       /* a longer WAL is folded in beside other jobs first */
     HOLD_RETRY_MS = 1000,       /* after a snapshot could not be held */
-    WAL_BYTES = 16 << 20,       /* checkpoint when the WAL has grown by this */
-    WAL_BYTES_MAX = 64 << 20    /* a longer WAL is started anew, which is a pause */
+    COMMIT_MS = 1000,        /* the state machine's transaction is committed after this time ... */
+    COMMIT_BYTES = 8 << 20,  /* ... or this many bytes of entries */
+    WAL_BYTES = 16 << 20,    /* checkpoint when the WAL has grown by this */
+    WAL_BYTES_MAX = 64 << 20 /* a longer WAL is started anew, which is a pause */
 };
 
 static uint64_t now_of(const struct shard *shard) {
@@ -30,6 +32,7 @@ void shard_init(struct shard *shard, const struct shard_options *options,
     shard->group = options->group;
     shard->state = state;
     shard->applied_term = state.applied_term;
+    shard->settled = state.applied_index;
     shard->next = state.applied_index + 1;
     shard->durable_index = 0;
     shard->boot_last = log_state(options->log, options->number).last;
@@ -71,6 +74,50 @@ static void stall(struct shard *shard) {
     shard->stalled_until_ms = now_of(shard) + STALL_RETRY_MS;
 }
 
+/* Takes over the state machine's state after a job. Less than before means that its transaction
+ * failed for lack of space: the entries of it have to be applied again. */
+static void take_state(struct shard *shard, const struct job *job) {
+    bool fell_back = job->state.applied_index < shard->state.applied_index;
+    shard->state = job->state;
+    shard->applied_term = job->state.applied_term;
+    shard->wal_bytes = job->wal_bytes;
+    if (fell_back) {
+        stall(shard);
+    }
+}
+
+void shard_observe(struct shard *shard, const struct job *job) {
+    if (job->state.applied_index < shard->state.applied_index) {
+        take_state(shard, job);
+    }
+}
+
+static void commit_done(struct job *job) {
+    struct shard *shard = job->data;
+    if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
+        assert_fatal("shard %u: cannot commit: %s", shard->options.number, job->error.message);
+    }
+    take_state(shard, job);
+    job_free(job);
+}
+
+static void commit(struct shard *shard) {
+    shard->bytes_uncommitted = 0;
+    shard->commit_after_ms = 0;
+    shard->options.port.submit(shard->options.port.data,
+                               job_new(JOB_COMMIT, shard->options.number, commit_done, shard));
+}
+
+static void note_uncommitted(struct shard *shard, uint64_t bytes, uint64_t now_ms) {
+    shard->bytes_uncommitted += bytes;
+    if (shard->commit_after_ms == 0) {
+        shard->commit_after_ms = now_ms + COMMIT_MS;
+    }
+    if (shard->bytes_uncommitted >= COMMIT_BYTES) {
+        commit(shard);
+    }
+}
+
 static void apply_done(struct job *job) {
     struct shard *shard = job->data;
     struct shard_port *port = &shard->options.port;
@@ -85,21 +132,19 @@ static void apply_done(struct job *job) {
         assert_fatal("shard %u: cannot apply entry %llu: %s", shard->options.number,
                      (unsigned long long)job->entries[0].index, job->error.message);
     }
-    shard->state = job->state;
-    shard->wal_bytes = job->wal_bytes;
+    take_state(shard, job);
     if (shard->wal_bytes < shard->wal_folded) {
         shard->wal_folded = 0; /* nothing was left to move, and it started anew by itself */
     }
-    /* A job may have been carried out in part before space ran out. */
-    uint64_t first = job->entries[0].index;
-    bool progressed = job->state.applied_index >= first;
     if (job->code == ERROR_NOSPACE) {
         stall(shard);
+    } else {
+        note_uncommitted(shard, bytes, now_of(shard));
     }
-    if (progressed) {
+    uint64_t last = job->state.applied_index;
+    if (job->code == ERROR_NONE && last > shard->settled) {
         uint64_t now_ms = now_of(shard);
-        uint64_t last = job->state.applied_index;
-        shard->applied_term = job->state.applied_term;
+        shard->settled = last;
         if (job->batch_time_ms > 0) {
             cluster_time_observe(&shard->clock, job->batch_time_ms, now_ms,
                                  last > shard->boot_last);
@@ -366,17 +411,21 @@ static void end_checkpoint(struct shard *shard, const struct job *job) {
     }
 }
 
-static void checkpoint_done(struct job *job) {
-    struct shard *shard = job->data;
-    shard->state = job->state;
-    shard->wal_bytes = job->wal_bytes;
-    shard->wal_folded = 0;
+/* Lack of space only means that nothing became durable. */
+static void check_durable(const struct shard *shard, struct job *job) {
     if (job->code != ERROR_NONE && job->code != ERROR_NOSPACE) {
         assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
     }
     if (job->code != ERROR_NONE) {
         job->durable_index = 0;
     }
+}
+
+static void checkpoint_done(struct job *job) {
+    struct shard *shard = job->data;
+    take_state(shard, job);
+    shard->wal_folded = 0;
+    check_durable(shard, job);
     end_checkpoint(shard, job);
     job_free(job);
 }
@@ -409,6 +458,18 @@ static void fold_done(struct job *job) {
 
 static void mark_done(struct job *job) {
     struct shard *shard = job->data;
+    take_state(shard, job);
+    check_durable(shard, job);
+    if (job->code != ERROR_NONE) {
+        end_checkpoint(shard, job);
+        job_free(job);
+        return;
+    }
+    if (job->wal_bytes < FOLD_BYTES) {
+        submit_checkpoint(shard);
+        job_free(job);
+        return;
+    }
     struct job *fold = job_new(JOB_FOLD, shard->options.number, fold_done, shard);
     fold->fold_bytes = job->wal_bytes;
     shard->mark = job;
@@ -422,10 +483,6 @@ static void checkpoint(struct shard *shard) {
     }
     shard->checkpointing = true;
     shard->checkpoint_after_ms = 0;
-    if (shard->wal_bytes < FOLD_BYTES) {
-        submit_checkpoint(shard);
-        return;
-    }
     shard->options.port.submit(shard->options.port.data,
                                job_new(JOB_MARK, shard->options.number, mark_done, shard));
 }
@@ -459,6 +516,7 @@ static void hold_done(struct job *job) {
     struct shard_port *port = &shard->options.port;
     uint64_t to = hold->to;
     mem_free(hold);
+    take_state(shard, job);
     if (job->code != ERROR_NONE) {
         port->on_event(port->data, shard->options.number, "cannot hold a snapshot", to);
         shard->hold_after_ms = now_of(shard) + HOLD_RETRY_MS;
@@ -524,8 +582,8 @@ static void install_done(struct job *job) {
         assert_fatal("shard %u: cannot put the received snapshot in place: %s",
                      shard->options.number, job->error.message);
     }
-    shard->state = job->state;
-    shard->applied_term = job->state.applied_term;
+    take_state(shard, job);
+    shard->settled = job->state.applied_index;
     shard->next = job->state.applied_index + 1;
     shard->stalled_until_ms = 0;
     shard->durable_index = job->state.applied_index;
@@ -607,6 +665,9 @@ void shard_on_installed(struct shard *shard) {
 void shard_tick(struct shard *shard, uint64_t now_ms) {
     try_open(shard, now_ms);
     expire(shard, now_ms);
+    if (shard->commit_after_ms > 0 && now_ms >= shard->commit_after_ms && !shard->stopped) {
+        commit(shard);
+    }
     if (shard->stalled_until_ms > 0 && now_ms >= shard->stalled_until_ms &&
         shard->applies_out == 0) {
         shard->stalled_until_ms = 0;

@@ -59,12 +59,17 @@ struct shard {
     /* Applying. */
     uint64_t next;         /* next entry to hand to the state machine */
     uint64_t applied_term; /* of the entry at state.applied_index */
-    unsigned applies_out;  /* jobs under way */
-    uint64_t bytes_out;    /* of their entries */
-    bool fetching;         /* entries are being read from the log's files */
+    /* Entries up to here were applied and their results handed out. The state machine may fall back
+     * behind it for lack of space, and is fed the same entries again. */
+    uint64_t settled;
+    unsigned applies_out; /* jobs under way */
+    uint64_t bytes_out;   /* of their entries */
+    bool fetching;        /* entries are being read from the log's files */
     uint64_t fetch_epoch;
-    uint64_t stalled_until_ms; /* out of space: try again then; 0: not stalled */
-    uint64_t boot_last;        /* last log index when this process started */
+    uint64_t stalled_until_ms;  /* out of space: try again then; 0: not stalled */
+    uint64_t boot_last;         /* last log index when this process started */
+    uint64_t bytes_uncommitted; /* of entries in the state machine's open transaction */
+    uint64_t commit_after_ms;   /* it is to be committed then; 0: nothing to commit */
 
     /* Cutting the log. */
     uint64_t durable_index;
@@ -122,6 +127,9 @@ uint64_t shard_time_ms(const struct shard *shard);
 void shard_clock(const struct shard *shard, struct group_clock *clock);
 /* Everything up to this index was handed to the state machine: a read job submitted now sees it. */
 uint64_t shard_enqueued(const struct shard *shard);
+
+/* Looks at a finished job that somebody else submitted: did the state machine fall back? */
+void shard_observe(struct shard *shard, const struct job *job);
 
 /* Asks for a checkpoint soon, because the log is pinned by this shard. */
 void shard_want_checkpoint(struct shard *shard);

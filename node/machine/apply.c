@@ -1,4 +1,4 @@
-/* Applying log entries: one transaction for all that are given. */
+/* Applying log entries. */
 #include "node/machine/apply.h"
 
 #include <inttypes.h>
@@ -288,18 +288,12 @@ static enum error_code apply_entry(struct machine *machine, const struct machine
 static enum error_code apply_all(struct machine *machine, const struct machine_entry *entries,
                                  unsigned n, machine_result_cb on_result, void *data,
                                  struct error *error) {
-    enum error_code code = database_run(&machine->database, STATEMENT_BEGIN, error);
+    enum error_code code = machine_begin(machine, error);
     for (unsigned i = 0; i < n && code == ERROR_NONE; i++) {
         code = apply_entry(machine, &entries[i], on_result, data, error);
     }
     if (code == ERROR_NONE) {
         code = expiry_settle(machine, error);
-    }
-    if (code == ERROR_NONE) {
-        code = machine_save(machine, error);
-    }
-    if (code == ERROR_NONE) {
-        code = database_run(&machine->database, STATEMENT_COMMIT, error);
     }
     return code;
 }
@@ -325,14 +319,14 @@ enum error_code machine_apply(struct machine *machine, const struct machine_entr
     if (code != ERROR_NONE || n == 0) {
         return code;
     }
-    struct machine_state before = machine->state;
+    uint64_t clock_before_ms = machine->state.clock_ms;
     struct machine_events recorded = {0};
     if (machine->events != NULL) {
         recorded = *machine->events;
     }
     code = apply_all(machine, entries, n, on_result, data, error);
     if (code != ERROR_NONE) {
-        machine_rollback(machine, &before);
+        machine_rollback(machine);
         if (machine->events != NULL) {
             machine_events_rollback(machine->events, &recorded);
         }
@@ -340,6 +334,6 @@ enum error_code machine_apply(struct machine *machine, const struct machine_entr
     }
     keep_last_config(machine, entries, n);
     ASSERT(machine->state.applied_index == entries[n - 1].index);
-    ASSERT(machine->state.clock_ms >= before.clock_ms);
+    ASSERT(machine->state.clock_ms >= clock_before_ms);
     return ERROR_NONE;
 }

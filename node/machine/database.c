@@ -383,14 +383,22 @@ struct slice database_bytes(const struct database *database, enum statement stat
     return slice_make(data, (size_t)size);
 }
 
-void database_rollback(struct database *database) {
+void database_reset_all(struct database *database) {
     for (int i = 0; i < STATEMENT_COUNT; i++) {
         sqlite3_reset(database->statements[i]);
     }
-    if (!sqlite3_get_autocommit(database->handle)) {
+}
+
+bool database_in_transaction(const struct database *database) {
+    return !sqlite3_get_autocommit(database->handle);
+}
+
+void database_rollback(struct database *database) {
+    database_reset_all(database);
+    if (database_in_transaction(database)) {
         (void)database_run(database, STATEMENT_ROLLBACK, NULL);
     }
-    ASSERT(sqlite3_get_autocommit(database->handle));
+    ASSERT(!database_in_transaction(database));
 }
 
 enum error_code database_checkpoint(struct database *database, struct error *error) {

@@ -151,6 +151,10 @@ void database_bind_null(struct database *database, enum statement statement, int
 uint64_t database_u64(const struct database *database, enum statement statement, int column);
 struct slice database_bytes(const struct database *database, enum statement statement, int column);
 
+/* Resets every statement that an error may have left in the middle. */
+void database_reset_all(struct database *database);
+/* False also when SQLite ended a transaction because of an error. */
+bool database_in_transaction(const struct database *database);
 /* Ends the transaction without effect, also when SQLite has already done so. */
 void database_rollback(struct database *database);
 

@@ -193,11 +193,25 @@ enum error_code machine_ready(struct machine *machine, struct error *error) {
     return code;
 }
 
-void machine_rollback(struct machine *machine, const struct machine_state *before) {
+enum error_code machine_begin(struct machine *machine, struct error *error) {
+    if (machine->in_transaction) {
+        return ERROR_NONE;
+    }
+    enum error_code code = database_run(&machine->database, STATEMENT_BEGIN, error);
+    if (code == ERROR_NONE) {
+        machine->in_transaction = true;
+        machine->committed = machine->state;
+    }
+    return code;
+}
+
+void machine_rollback(struct machine *machine) {
+    struct machine_state before = machine->in_transaction ? machine->committed : machine->state;
     database_rollback(&machine->database);
+    machine->in_transaction = false;
     /* When this fails too, the next operation tries again. */
     (void)machine_load(machine, NULL);
-    machine->state = *before;
+    machine->state = before;
 }
 
 static enum error_code save_project(struct machine *machine, struct project *project,
@@ -218,7 +232,8 @@ static enum error_code save_project(struct machine *machine, struct project *pro
     return database_run(database, statement, error);
 }
 
-enum error_code machine_save(struct machine *machine, struct error *error) {
+/* Writes the dirty projects and the meta row. */
+static enum error_code save(struct machine *machine, struct error *error) {
     struct project *project;
     while ((project = projects_take_dirty(&machine->projects)) != NULL) {
         enum error_code code = save_project(machine, project, error);
@@ -239,6 +254,22 @@ enum error_code machine_save(struct machine *machine, struct error *error) {
     database_bind_u64(database, STATEMENT_META_PUT, 5, state->keys);
     database_bind_u64(database, STATEMENT_META_PUT, 6, state->used_bytes);
     return database_run(database, STATEMENT_META_PUT, error);
+}
+
+enum error_code machine_commit(struct machine *machine, struct error *error) {
+    if (!machine->in_transaction) {
+        return ERROR_NONE;
+    }
+    enum error_code code = save(machine, error);
+    if (code == ERROR_NONE) {
+        code = database_run(&machine->database, STATEMENT_COMMIT, error);
+    }
+    if (code != ERROR_NONE) {
+        machine_rollback(machine);
+        return code;
+    }
+    machine->in_transaction = false;
+    return ERROR_NONE;
 }
 
 /* A fresh file must be in its directory, whole, before anybody relies on it. */
@@ -290,6 +321,9 @@ enum error_code machine_open(struct machine **machine, const struct machine_opti
 void machine_close(struct machine *machine) {
     if (machine == NULL) {
         return;
+    }
+    if (machine->in_transaction && machine_commit(machine, NULL) != ERROR_NONE) {
+        database_rollback(&machine->database); /* the log has what is lost with it */
     }
     /* Somebody may still be reading the file of a held snapshot. */
     database_close(&machine->database, machine->holds > 0);

@@ -9,9 +9,10 @@
  * before the expiry of the first row left. It never moves back. Thus a row that exists is alive:
  * reads, counts, quotas and delete's result agree by construction.
  *
- * Durability: WAL with synchronous=NORMAL and no automatic checkpoint. A crash of the machine may
- * lose a suffix of transactions, which the log replays. machine_checkpoint() makes everything up to
- * the index that it returns durable in the database file itself.
+ * Durability: WAL with synchronous=NORMAL and no automatic checkpoint. A crash of the process loses
+ * what is not committed, one of the computer a suffix of what is; the log replays it.
+ * machine_checkpoint() makes everything up to the index that it returns durable in the database
+ * file itself.
  *
  * Threads: one thread at a time per machine; different machines are independent. */
 #ifndef NODE_MACHINE_MACHINE_H
@@ -82,12 +83,19 @@ struct machine_state machine_state(const struct machine *machine);
 /* Raft configuration as of the applied index; empty when none. Valid until the next apply. */
 struct slice machine_config(const struct machine *machine);
 
-/* Applies consecutive entries in one transaction. The first index must be applied_index + 1.
- * Either all take effect or none: on error (ERROR_NOSPACE, ERROR_IO, ERROR_CORRUPT) the state is as
- * before, results already handed to `on_result` are void, and the call may be repeated. */
+/* Applies consecutive entries. The first index must be applied_index + 1. What they did is seen by
+ * everything that follows, but stands in a transaction that machine_commit() ends: a page that many
+ * entries change is then written once. Whoever applies sees to it that it does not grow for ever.
+ *
+ * On error (ERROR_NOSPACE, ERROR_IO, ERROR_CORRUPT) the state is that of the last commit, however
+ * many calls ago: the entries behind it have to be applied again, with the same results. */
 enum error_code machine_apply(struct machine *machine, const struct machine_entry *entries,
                               unsigned n, machine_result_cb on_result, void *data,
                               struct error *error);
+
+/* Ends the transaction in which entries were applied; without one it does nothing. On error as
+ * machine_apply(). Checkpoints, snapshots, machine_reclaim() and machine_recount() do it first. */
+enum error_code machine_commit(struct machine *machine, struct error *error);
 
 /* From now on machine_apply() records in `events`, until NULL is set. An apply that fails leaves
  * nothing there; `events` must stay valid as long as it is set. */

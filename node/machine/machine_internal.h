@@ -19,7 +19,9 @@ struct machine {
     struct projects projects;
     struct once once;
     struct tokens tokens;
-    struct machine_state state; /* as of the last committed transaction, or within one */
+    struct machine_state state;     /* as of the last applied entry */
+    bool in_transaction;            /* entries were applied and not yet committed */
+    struct machine_state committed; /* while in_transaction: what a failure goes back to */
     struct buffer config;
     uint64_t garbage; /* epochs that machine_reclaim() has to remove */
     /* The memory does not match the file: reading it back failed after a rollback. */
@@ -39,10 +41,10 @@ struct machine {
 enum error_code machine_load(struct machine *machine, struct error *error);
 /* Loads again when an earlier attempt failed; every operation starts here. */
 enum error_code machine_ready(struct machine *machine, struct error *error);
-/* Writes the dirty projects and sessions and the meta row. */
-enum error_code machine_save(struct machine *machine, struct error *error);
-/* Ends a transaction without effect and brings the memory back to `before`. */
-void machine_rollback(struct machine *machine, const struct machine_state *before);
+/* Begins a transaction unless one is under way. */
+enum error_code machine_begin(struct machine *machine, struct error *error);
+/* Ends the transaction without effect and brings the memory back to the last commit. */
+void machine_rollback(struct machine *machine);
 /* ERROR_MISMATCH unless the meta row names this cluster and shard. */
 enum error_code machine_check_identity(struct machine *machine,
                                        const struct machine_options *options, struct error *error);

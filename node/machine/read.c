@@ -281,12 +281,25 @@ enum error_code read_command(struct machine *machine, const struct command *comm
     return handlers[kind](machine, project, command, result, error);
 }
 
+/* SQLite may have ended the transaction of the entries that were applied together with the read. */
+static void end_failed_read(struct machine *machine) {
+    if (!machine->in_transaction) {
+        database_rollback(&machine->database);
+        return;
+    }
+    database_reset_all(&machine->database);
+    if (!database_in_transaction(&machine->database)) {
+        machine_rollback(machine);
+    }
+}
+
 static enum error_code read_all(struct machine *machine, const struct command *commands, unsigned n,
                                 struct result *results, unsigned *n_done, struct error *error) {
     uint64_t bytes = 0;
-    /* One read transaction saves each statement from opening its own; alone it would only cost. */
-    bool in_transaction = n > 1 || commands[0].kind == COMMAND_READ_TRANSACTION;
     enum error_code code = machine_ready(machine, error);
+    /* One read transaction saves each statement from opening its own; alone it would only cost. */
+    bool in_transaction =
+        (n > 1 || commands[0].kind == COMMAND_READ_TRANSACTION) && !machine->in_transaction;
     if (code == ERROR_NONE && in_transaction) {
         code = database_run(&machine->database, STATEMENT_BEGIN_READ, error);
     }
@@ -300,7 +313,7 @@ static enum error_code read_all(struct machine *machine, const struct command *c
         code = database_run(&machine->database, STATEMENT_COMMIT, error);
     }
     if (code != ERROR_NONE) {
-        database_rollback(&machine->database);
+        end_failed_read(machine);
     }
     return code;
 }

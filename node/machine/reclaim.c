@@ -94,21 +94,23 @@ static enum error_code reclaim_step(struct machine *machine, unsigned max_rows,
 
 enum error_code machine_reclaim(struct machine *machine, unsigned max_rows, bool *more,
                                 struct error *error) {
-    enum error_code code = machine_ready(machine, error);
+    /* A step that fails takes nothing with it that was applied. */
+    enum error_code code = machine_commit(machine, error);
+    if (code == ERROR_NONE) {
+        code = machine_ready(machine, error);
+    }
     *more = machine->garbage > 0;
     if (code != ERROR_NONE || machine->garbage == 0 || max_rows == 0) {
         return code;
     }
-    struct machine_state before = machine->state;
-    code = database_run(&machine->database, STATEMENT_BEGIN, error);
+    code = machine_begin(machine, error);
     if (code == ERROR_NONE) {
         code = reclaim_step(machine, max_rows, error);
     }
     if (code == ERROR_NONE) {
-        code = database_run(&machine->database, STATEMENT_COMMIT, error);
-    }
-    if (code != ERROR_NONE) {
-        machine_rollback(machine, &before);
+        code = machine_commit(machine, error);
+    } else {
+        machine_rollback(machine);
     }
     *more = machine->garbage > 0;
     return code;

@@ -231,7 +231,10 @@ static enum error_code compare_large(const struct recount *recount, struct error
 }
 
 enum error_code machine_recount(struct machine *machine, struct error *error) {
-    enum error_code code = machine_ready(machine, error);
+    enum error_code code = machine_commit(machine, error);
+    if (code == ERROR_NONE) {
+        code = machine_ready(machine, error);
+    }
     if (code != ERROR_NONE) {
         return code;
     }

@@ -10,7 +10,10 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
         *durable_index = machine->held.index;
         return ERROR_NONE;
     }
-    enum error_code code = database_checkpoint(&machine->database, error);
+    enum error_code code = machine_commit(machine, error);
+    if (code == ERROR_NONE) {
+        code = database_checkpoint(&machine->database, error);
+    }
     if (code == ERROR_NONE) {
         *durable_index = machine->state.applied_index;
     }

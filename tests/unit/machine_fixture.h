@@ -151,7 +151,9 @@ static inline enum error_code fixture_try_apply(struct fixture *fixture) {
         .kind = MACHINE_COMMANDS,
         .payload = buffer_slice(&fixture->batch),
     };
-    return machine_apply(fixture->machine, &entry, 1, fixture_collect, fixture, &fixture->error);
+    enum error_code code =
+        machine_apply(fixture->machine, &entry, 1, fixture_collect, fixture, &fixture->error);
+    return code == ERROR_NONE ? machine_commit(fixture->machine, &fixture->error) : code;
 }
 
 static inline void fixture_apply(struct fixture *fixture) {

@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "base/prng.h"
 #include "node/forward.h"
+#include "node/machine/machine_internal.h"
 #include "node/router.h"
 #include "node/shard.h"
 #include "raft/group_internal.h"
@@ -70,6 +71,7 @@ struct node {
     uint64_t wall_ahead_ms; /* its wall clock's error */
     uint64_t tick_due_ms;
     bool apply_fails; /* no space for the state machine */
+    bool falls_back;  /* the same once, with the loss of what it has not committed */
     bool hold_jobs;   /* its state machine thread does not get on */
     bool hold_syncs;  /* its disk does not get on */
     bool disk_low;
@@ -431,7 +433,12 @@ static inline void fleet_isolate(struct fleet *fleet, uint64_t id, bool isolated
 static inline void node_run_job(struct node *node) {
     struct job *job = LIST_ENTRY(list_first(&node->jobs), struct job, link);
     list_remove(&job->link);
-    if (node->apply_fails && job->kind == JOB_APPLY) {
+    if (node->falls_back && (job->kind == JOB_APPLY || job->kind == JOB_COMMIT)) {
+        node->falls_back = false;
+        machine_rollback(node->machine);
+        job->code = error_set(&job->error, ERROR_NOSPACE, "as the test wants");
+        job->state = machine_state(node->machine);
+    } else if (node->apply_fails && job->kind == JOB_APPLY) {
         job->code = error_set(&job->error, ERROR_NOSPACE, "as the test wants");
         job->state = machine_state(node->machine);
     } else {
@@ -510,7 +517,8 @@ static inline void fleet_crash(struct fleet *fleet, uint64_t id, unsigned kept) 
             mem_free(parcel);
         }
     }
-    /* What the state machine had been given still counts; nothing that follows from it does. */
+    /* What the state machine had been given and has committed still counts; nothing that follows
+     * from it does. */
     node->apply_fails = false;
     while (!list_empty(&node->jobs)) {
         node_run_job(node);
@@ -521,6 +529,7 @@ static inline void fleet_crash(struct fleet *fleet, uint64_t id, unsigned kept) 
     ASSERT(list_empty(&node->jobs));
     group_free(node->group);
     shard_free(&node->shard);
+    machine_rollback(node->machine);
     machine_close(node->machine);
     node->machine = NULL;
     node->group = NULL;

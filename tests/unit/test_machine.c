@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "node/machine/digest.h"
+#include "node/machine/machine_internal.h"
 
 static struct fixture f;
 
@@ -593,6 +594,38 @@ static void test_a_damaged_entry_changes_nothing(void **state) {
     fixture_recount(&f);
     buffer_free(&good);
     buffer_free(&reads);
+}
+
+/* What is applied is seen at once, and gone with the process unless it is committed. */
+static void test_uncommitted_entries_can_be_read(void **state) {
+    (void)state;
+    at(1);
+    set("p", "k", "committed");
+    fixture_apply(&f);
+    struct machine_state before = machine_state(f.machine);
+    struct buffer batch = {0};
+    batch_begin(&batch, 5, FIXTURE_QUOTA);
+    batch_set(&batch, "p", slice_of("k"), slice_of("applied"), 0, 0, 0);
+    batch_set(&batch, "new", slice_of("k"), slice_of("applied"), 0, 0, 0);
+    struct machine_entry entry = entry_of(2, MACHINE_COMMANDS, buffer_slice(&batch));
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(machine_apply(f.machine, &entry, 1, NULL, NULL, &f.error), ERROR_NONE);
+        fixture_expect(&f, "p", "k", "applied");
+        fixture_expect(&f, "new", "k", "applied");
+        if (round == 0) {
+            machine_rollback(f.machine);
+            assert_same_state(before, machine_state(f.machine));
+            fixture_expect(&f, "p", "k", "committed");
+            fixture_expect(&f, "new", "k", NULL);
+            fixture_recount(&f);
+        }
+    }
+    fixture_reopen(&f); /* closing commits */
+    assert_int_equal(machine_state(f.machine).applied_index, 2);
+    fixture_expect(&f, "new", "k", "applied");
+    assert_int_equal(machine_commit(f.machine, &f.error), ERROR_NONE); /* nothing to do */
+    fixture_recount(&f);
+    buffer_free(&batch);
 }
 
 static void test_reads_share_one_view(void **state) {
@@ -1409,6 +1442,7 @@ int main(void) {
         TEST(test_clearing_many_keys_is_quick),
         TEST(test_every_entry_kind_moves_the_index),
         TEST(test_a_damaged_entry_changes_nothing),
+        TEST(test_uncommitted_entries_can_be_read),
         TEST(test_reads_share_one_view),
         TEST(test_reads_stop_when_enough_is_gathered),
         TEST(test_the_file_belongs_to_one_shard),

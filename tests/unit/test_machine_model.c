@@ -1315,6 +1315,10 @@ static void apply_to(struct fixture *fixture, bool at_once) {
             fail_msg("apply: %s", fixture->error.message);
         }
         i += n;
+        if (!at_once && below(4) == 0 &&
+            machine_commit(fixture->machine, &fixture->error) != ERROR_NONE) {
+            fail_msg("commit: %s", fixture->error.message);
+        }
     }
     assert_int_equal(fixture->n_results, n_expected);
     for (size_t i = 0; i < n_expected; i++) {

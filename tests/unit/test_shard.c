@@ -229,6 +229,63 @@ static void test_follower_without_space_catches_up(void **state) {
     assert_int_equal(node->shard.state.keys, 3 * MEMORY_LOG_CACHED);
 }
 
+/* Runs out of space when entries of many jobs are in the state machine's open transaction: it falls
+ * back behind what was answered, and nobody sees that. */
+static void test_a_leader_falls_back(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct node *node = fleet_node(fleet, leader);
+    fleet_run(fleet, 2500); /* what came before is committed */
+    for (unsigned i = 0; i < 3 * MEMORY_LOG_CACHED; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "key-%u", i);
+        set_through(fleet, leader, key, "value");
+    }
+    uint64_t applied = node->shard.state.applied_index;
+    node->falls_back = true;
+    struct request set;
+    make_set(&set, "last", slice_of("value"), 0);
+    submit_at(fleet, leader, &set);
+    fleet_run(fleet, 30);
+    assert_false(node->falls_back);
+    assert_true(node->shard.state.applied_index < applied);
+    assert_int_equal(node->shard.settled, applied);
+    struct request eventual;
+    make_key_command(&eventual, COMMAND_GET, "key-0");
+    eventual.op.level = READ_EVENTUAL;
+    submit_at(fleet, leader, &eventual);
+    fleet_run(fleet, 30);
+    assert_int_equal(eventual.answers, 0);
+    check_value(fleet, leader, "key-0", "value");
+    await_answer(fleet, &eventual);
+    assert_int_equal(eventual.result.kind, RESULT_BULK);
+    await_answer(fleet, &set);
+    assert_ok(&set);
+    request_free(&set);
+    request_free(&eventual);
+    fleet_run(fleet, 1200);
+    check_agreement(fleet);
+}
+
+/* The same in the commit itself, while nothing else happens. */
+static void test_a_follower_falls_back_in_its_commit(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct node *node = fleet_node(fleet, leader % 3 + 1);
+    fleet_run(fleet, 2500);
+    set_through(fleet, leader, "key", "value");
+    fleet_run(fleet, 200);
+    uint64_t applied = node->shard.state.applied_index;
+    node->falls_back = true;
+    for (unsigned i = 0; i < 300 && node->falls_back; i++) {
+        fleet_run(fleet, 10);
+    }
+    assert_true(node->shard.state.applied_index < applied);
+    fleet_run(fleet, 1200);
+    assert_int_equal(node->shard.state.applied_index, applied);
+    check_agreement(fleet);
+}
+
 /* --- the log is cut --------------------------------------------------------------------------- */
 
 static void fill(struct fleet *fleet, unsigned n) {
@@ -344,6 +401,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_expiry_ticks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_leader_catches_up_before_it_is_ready, setup, teardown),
         cmocka_unit_test_setup_teardown(test_follower_without_space_catches_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_leader_falls_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_follower_falls_back_in_its_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_checkpoint_cuts_the_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_shard_is_checkpointed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_snapshot_to_a_follower, setup, teardown),
