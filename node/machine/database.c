@@ -8,13 +8,15 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "node/machine/wal_vfs.h"
 
 enum {
     APPLICATION_ID = 0x494b5653, /* "IKVS", invoke-kv shard */
-    FORMAT_VERSION = 1,
-    PAGE_SIZE = 4096,
-    WAL_FRAME_HEADER = 24
+    FORMAT_VERSION = 1
 };
+
+/* The default VFS of connections that write. */
+static const char gathering_vfs[] = "invoke-kv";
 
 /* Small values stand inline in kv, larger ones in `large`; docs/state-machine.md has the reasons.
  */
@@ -79,7 +81,10 @@ enum error_code database_error(const struct database *database, int rc, struct e
 /* SQLite's allocation statistics take one mutex for the whole process, which the machines' threads
  * would meet at. */
 static void configure_sqlite(void) {
+    static struct wal_vfs gathering;
     (void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+    int rc = wal_vfs_register(&gathering, gathering_vfs, NULL);
+    ASSERT(rc == SQLITE_OK);
 }
 
 /* Path as a URI that tells SQLite to take the file as it is; mem_free() it. */
@@ -105,7 +110,7 @@ static int open_handle(struct database *database, const struct database_options 
         return sqlite3_open_v2(options->path, &database->handle,
                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
                                    SQLITE_OPEN_EXRESCODE,
-                               options->vfs);
+                               options->vfs != NULL ? options->vfs : gathering_vfs);
     }
     char *uri = immutable_uri(options->path);
     int rc = sqlite3_open_v2(uri, &database->handle,
@@ -213,7 +218,7 @@ static int note_wal_size(void *context, sqlite3 *handle, const char *name, int f
     (void)handle;
     (void)name;
     struct database *database = context;
-    database->wal_bytes = (uint64_t)frames * (PAGE_SIZE + WAL_FRAME_HEADER);
+    database->wal_bytes = (uint64_t)frames * (WAL_PAGE_SIZE + WAL_FRAME_HEADER_SIZE);
     return SQLITE_OK;
 }
 
@@ -417,8 +422,8 @@ enum error_code database_checkpoint(struct database *database, struct error *err
  * began: hence the question how far it got, rather than whether all was moved. When the WAL was
  * started anew since the question was put, everything of before is in the file. */
 static bool fold_reached(int frames, int moved, uint64_t wal_bytes) {
-    return frames >= 0 &&
-           (moved == frames || (uint64_t)moved * (PAGE_SIZE + WAL_FRAME_HEADER) >= wal_bytes);
+    return frames >= 0 && (moved == frames ||
+                           (uint64_t)moved * (WAL_PAGE_SIZE + WAL_FRAME_HEADER_SIZE) >= wal_bytes);
 }
 
 enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
