@@ -20,10 +20,13 @@ static void advance_to(struct cluster_time *clock, uint64_t time_ms, uint64_t no
     }
 }
 
-void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms,
-                          bool live) {
+void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
     advance_to(clock, time_ms, now_ms);
-    clock->anchored = clock->anchored || live;
+}
+
+void cluster_time_follow(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
+    advance_to(clock, time_ms, now_ms);
+    clock->anchored = true;
 }
 
 void cluster_time_open(struct cluster_time *clock, uint64_t now_ms) {

@@ -1,12 +1,13 @@
 /* Cluster time: the clock of one shard, in milliseconds since the Unix epoch, that decides expiry.
  *
- * Every replica keeps an estimate: the largest time it has seen in an applied batch, plus its own
- * monotonic time since. Only a leader puts times into batches, and before its first one it "opens"
- * its clock: it asks the voters (with the answers to a probe) and goes on from the largest estimate
- * among a majority. An estimate is anchored when it comes from a leader that this process has
- * followed or from its own leadership: such a majority carries time across a change of leader
- * without any wall clock. Only when nobody is anchored, that is, after the whole cluster was down,
- * does wall time count: the median of the voters' wall clocks is the floor then.
+ * Every replica keeps an estimate: the largest time it has seen in an applied batch or heard from
+ * its leader, plus its own monotonic time since. Only a leader puts times into batches, and before
+ * its first one it "opens" its clock: it asks the voters (with the answers to a probe) and goes on
+ * from the largest estimate among a majority. An estimate is anchored when this process has heard
+ * the time from a leader, which is in each of its appends, or has led: such a majority carries time
+ * across a change of leader without any wall clock. A batch does not anchor, since it may be old.
+ * Only when nobody is anchored, that is, after the whole cluster was down, does wall time count:
+ * the median of the voters' wall clocks is the floor then.
  *
  * Pure: monotonic and wall time are arguments. */
 #ifndef NODE_CLUSTER_TIME_H
@@ -39,9 +40,10 @@ struct cluster_time {
 /* `clock_ms` is what the shard's database remembers. */
 void cluster_time_init(struct cluster_time *clock, uint64_t clock_ms, uint64_t now_ms);
 
-/* A batch with this time was applied. `live`: its entry came from a leader after this process had
- * started, rather than from this node's own log. */
-void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms, bool live);
+/* A batch with this time was applied, by this process or the one that wrote a snapshot. */
+void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms);
+/* The leader, whose clock is open, said that this is the time. */
+void cluster_time_follow(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms);
 
 uint64_t cluster_time_estimate(const struct cluster_time *clock, uint64_t now_ms);
 

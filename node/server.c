@@ -297,9 +297,6 @@ static void bootstrapped(struct log_request *request) {
     if (server->closing) {
         return;
     }
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        server->shards[i].boot_last = 1; /* the configuration that was just written */
-    }
     if (!start_groups(server, &error)) {
         assert_fatal("cannot start: %s", error.message);
     }

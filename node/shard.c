@@ -35,7 +35,6 @@ void shard_init(struct shard *shard, const struct shard_options *options,
     shard->settled = state.applied_index;
     shard->next = state.applied_index + 1;
     shard->durable_index = 0;
-    shard->boot_last = log_state(options->log, options->number).last;
     cluster_time_init(&shard->clock, state.clock_ms, now_of(shard));
 }
 
@@ -146,8 +145,7 @@ static void apply_done(struct job *job) {
         uint64_t now_ms = now_of(shard);
         shard->settled = last;
         if (job->batch_time_ms > 0) {
-            cluster_time_observe(&shard->clock, job->batch_time_ms, now_ms,
-                                 last > shard->boot_last);
+            cluster_time_observe(&shard->clock, job->batch_time_ms, now_ms);
         }
         shard->checkpoint_after_ms = now_ms + IDLE_CHECKPOINT_MS;
         port->on_applied(port->data, shard->options.number, job, last, shard->applied_term, false);
@@ -356,6 +354,12 @@ void shard_on_role(struct shard *shard) {
 }
 
 void shard_on_clock(struct shard *shard, uint64_t from, const struct group_clock *clock) {
+    if (group_role(shard->group) != GROUP_LEADER) {
+        if (clock->anchored) {
+            cluster_time_follow(&shard->clock, clock->time_ms, now_of(shard));
+        }
+        return;
+    }
     struct cluster_time_sample sample = {.node = from,
                                          .time_ms = clock->time_ms,
                                          .wall_ms = clock->wall_ms,
@@ -589,7 +593,7 @@ static void install_done(struct job *job) {
     shard->durable_index = job->state.applied_index;
     shard->bytes_since_cut = 0;
     shard->entries_since_cut = 0;
-    cluster_time_observe(&shard->clock, job->state.clock_ms, now_of(shard), true);
+    cluster_time_observe(&shard->clock, job->state.clock_ms, now_of(shard));
     job_free(job);
     end_receiving(shard);
     group_install(shard->group);

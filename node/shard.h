@@ -67,7 +67,6 @@ struct shard {
     bool fetching;        /* entries are being read from the log's files */
     uint64_t fetch_epoch;
     uint64_t stalled_until_ms;  /* out of space: try again then; 0: not stalled */
-    uint64_t boot_last;         /* last log index when this process started */
     uint64_t bytes_uncommitted; /* of entries in the state machine's open transaction */
     uint64_t commit_after_ms;   /* it is to be committed then; 0: nothing to commit */
 

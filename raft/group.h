@@ -28,7 +28,8 @@ struct group;
 
 enum group_role { GROUP_FOLLOWER, GROUP_CANDIDATE, GROUP_LEADER };
 
-/* A replica's view of cluster time: see node/cluster_time.h. */
+/* A replica's view of cluster time: see node/cluster_time.h. A leader's word in an append has no
+ * wall clock, and is anchored or not sent at all. */
 struct group_clock {
     uint64_t time_ms;
     uint64_t wall_ms;
@@ -44,7 +45,7 @@ struct group_port {
     uint64_t (*bulk_queued)(void *data, uint64_t to, uint16_t group);
     /* This node's disk is nearly full. */
     bool (*disk_low)(void *data);
-    /* This replica's cluster time, for the answer to a probe. */
+    /* This replica's cluster time, for the answer to a probe and for a leader's appends. */
     void (*clock)(void *data, unsigned group, struct group_clock *clock);
 
     /* Role, leader or term changed. */
@@ -53,7 +54,7 @@ struct group_port {
     void (*on_commit)(void *data, unsigned group);
     /* Reads up to and including `round` are confirmed. */
     void (*on_reads)(void *data, unsigned group, uint64_t round);
-    /* A voter answered a probe in this leader's term. */
+    /* A voter answered a probe in this leader's term, or the leader of this term told the time. */
     void (*on_clock)(void *data, unsigned group, uint64_t from, const struct group_clock *clock);
     /* A follower needs entries that the log no longer has: send it a snapshot. Repeated while that
      * is so; ignore it while one is on its way. */

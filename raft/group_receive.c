@@ -72,12 +72,18 @@ static uint64_t usable_commit(const struct group *group, uint64_t leader_commit,
     return leader_commit;
 }
 
-static void note_leader_contact(struct group *group, uint64_t from, uint64_t commit) {
+static void note_leader_contact(struct group *group, uint64_t from, uint64_t commit,
+                                uint64_t time_ms) {
     if (group->raft.state != RAFT_FOLLOWER || group_leader(group) != from) {
         return;
     }
     group->contact_ms = group->now_ms;
     group->contact = (struct group_contact){.at_ms = group->now_ms, .commit = commit};
+    if (time_ms > 0) {
+        group->due.clock = true;
+        group->due.clock_from = from;
+        group->due.clock_value = (struct group_clock){.time_ms = time_ms, .anchored = true};
+    }
     group->contact_noted_term = group->contact_term;
     group_set_fast_election(group, false);
 }
@@ -133,7 +139,7 @@ static bool receive_append(struct group *group, struct raft_message *message,
     deliver(group, message);
     group->step_entries = NULL;
     group->step_payloads = NULL;
-    note_leader_contact(group, message->server_id, wire->append.commit);
+    note_leader_contact(group, message->server_id, wire->append.commit, wire->append.time_ms);
     drop_attachments(from);
     return true;
 }

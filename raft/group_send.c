@@ -43,6 +43,14 @@ static void send_plain(struct group *group, uint64_t to, uint64_t term, struct r
     buffer_free(&header);
 }
 
+/* 0 until this leader has opened its clock. */
+static uint64_t time_to_tell(const struct group *group) {
+    const struct group_port *port = &group->options.port;
+    struct group_clock clock;
+    port->clock(port->data, group->options.number, &clock);
+    return clock.anchored ? clock.time_ms : 0;
+}
+
 /* --- entries ---------------------------------------------------------------------------------- */
 
 struct frame {
@@ -109,6 +117,7 @@ static bool send_frame(struct group_peer *peer, struct frame *frame) {
     frame->wire.append.prev_index = prev;
     frame->wire.append.prev_term = term;
     frame->wire.append.commit = raft_commit_index(&group->raft);
+    frame->wire.append.time_ms = time_to_tell(group);
     enum peer_lane lane = lane_for(group, peer->id, frame->bytes);
     if (!send_with_payloads(group, peer->id, lane, &frame->wire, frame->payloads,
                             frame->wire.append.n)) {
@@ -306,6 +315,7 @@ static void send_heartbeat(struct group *group, struct group_peer *peer, uint64_
     wire.append.prev_index = prev;
     wire.append.prev_term = prev_term;
     wire.append.commit = raft_commit_index(&group->raft);
+    wire.append.time_ms = time_to_tell(group);
     wire.append.n = 0;
     if (send_with_payloads(group, peer->id, PEER_LANE_URGENT, &wire, NULL, 0)) {
         note_told(peer, prev);

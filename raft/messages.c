@@ -13,6 +13,7 @@ static void encode_append(struct buffer *out, const struct raft_wire *wire) {
     buffer_put_u64(out, wire->append.prev_index);
     buffer_put_u64(out, wire->append.prev_term);
     buffer_put_u64(out, wire->append.commit);
+    buffer_put_u64(out, wire->append.time_ms);
     buffer_put_u16(out, (uint16_t)wire->append.n);
     for (unsigned i = 0; i < wire->append.n; i++) {
         buffer_put_u64(out, wire->append.entries[i].term);
@@ -65,8 +66,10 @@ static bool decode_append(struct reader *reader, struct raft_wire *wire) {
     wire->append.prev_index = reader_u64(reader);
     wire->append.prev_term = reader_u64(reader);
     wire->append.commit = reader_u64(reader);
+    wire->append.time_ms = reader_u64(reader);
     wire->append.n = reader_u16(reader);
-    if (wire->append.n > RAFT_APPEND_ENTRIES_MAX || wire->append.prev_index > max_index) {
+    if (wire->append.n > RAFT_APPEND_ENTRIES_MAX || wire->append.prev_index > max_index ||
+        wire->append.time_ms > INT64_MAX) {
         return false;
     }
     /* Raft's induction starts at index 0, which has term 0; every other entry has a term. */

@@ -5,7 +5,8 @@
  *     u8   flags of the sender: see enum raft_sender_flags
  * and goes on with the fields of its type, all little-endian:
  *
- *   APPEND         u64 prev index, u64 prev term, u64 leader commit, u16 n,
+ *   APPEND         u64 prev index, u64 prev term, u64 leader commit,
+ *                  u64 leader's cluster time in ms or 0, u16 n,
  *                  n times { u64 term, u8 kind }; the entries' payloads are the attachments
  *   APPEND_RESULT  u64 rejected index or 0, u64 last index
  *   VOTE           u64 candidate, u64 last index, u64 last term, u8 bits (1 disrupt, 2 pre-vote)
@@ -56,6 +57,7 @@ struct raft_wire {
             uint64_t prev_index;
             uint64_t prev_term;
             uint64_t commit;
+            uint64_t time_ms;
             unsigned n;
             struct raft_wire_entry entries[RAFT_APPEND_ENTRIES_MAX];
         } append;

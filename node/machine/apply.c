@@ -293,6 +293,7 @@ static enum error_code apply_all(struct machine *machine, const struct machine_e
         code = apply_entry(machine, &entries[i], on_result, data, error);
     }
     if (code == ERROR_NONE) {
+        once_settle(machine);
         code = expiry_settle(machine, error);
     }
     return code;

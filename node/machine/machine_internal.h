@@ -150,6 +150,8 @@ enum error_code once_purge(struct machine *machine, uint64_t now_ms, uint64_t *l
 enum error_code once_load(struct machine *machine, struct once *once, struct error *error);
 /* Writes what has changed. */
 enum error_code once_save(struct machine *machine, struct error *error);
+/* Counts the sessions in the shard's digest, after entries were applied. */
+void once_settle(struct machine *machine);
 /* Keeps an encoded result under a number that has none. */
 enum error_code once_keep(struct machine *machine, struct once_session *session, uint64_t sequence,
                           struct slice encoded, struct error *error);

@@ -69,7 +69,7 @@ struct once {
     struct list_node changed; /* of sessions to write back */
     uint64_t bytes;           /* of all sessions */
     uint64_t digest;
-    uint64_t saved_digest; /* the part of machine_state.digest that stands for them */
+    uint64_t settled_digest; /* the part of machine_state.digest that stands for them */
 };
 
 void once_init(struct once *once);

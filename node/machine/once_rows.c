@@ -153,7 +153,7 @@ enum error_code once_load(struct machine *machine, struct once *once, struct err
         code = load_rows(&loading, STATEMENT_RESULTS_ALL, load_chunk, error);
     }
     mem_free(loading.by_row);
-    once->saved_digest = once->digest;
+    once->settled_digest = once->digest;
     return code;
 }
 
@@ -247,9 +247,13 @@ enum error_code once_save(struct machine *machine, struct error *error) {
                             error);
     }
     buffer_free(&scratch);
-    machine->state.digest += once->digest - once->saved_digest;
-    once->saved_digest = once->digest;
     return code;
+}
+
+void once_settle(struct machine *machine) {
+    struct once *once = &machine->once;
+    machine->state.digest += once->digest - once->settled_digest;
+    once->settled_digest = once->digest;
 }
 
 /* --- results ---------------------------------------------------------------------------------- */
@@ -401,7 +405,7 @@ static enum error_code compare(struct machine *machine, const struct once *count
                                struct error *error) {
     const struct once *kept = &machine->once;
     if (counted->count != kept->count || counted->bytes != kept->bytes ||
-        counted->digest != kept->digest || kept->digest != kept->saved_digest) {
+        counted->digest != kept->digest || kept->digest != kept->settled_digest) {
         return error_set(error, ERROR_CORRUPT,
                          "%s is damaged: sessions: %zu with %" PRIu64 " bytes and digest %" PRIx64
                          " by recount, %zu with %" PRIu64 " and %" PRIx64

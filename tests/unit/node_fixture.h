@@ -750,7 +750,6 @@ static inline void fleet_start(struct fleet *fleet) {
         node_build(node);
         group_bootstrap(node->group, fleet->config, NULL);
         memory_log_sync(node->log, 10);
-        node->shard.boot_last = 1;
         node_start_group(node);
     }
     for (uint64_t a = 1; a <= fleet->n; a++) {

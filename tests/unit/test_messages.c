@@ -23,6 +23,7 @@ static struct raft_wire example(enum raft_message_kind kind) {
         wire.append.prev_index = 41;
         wire.append.prev_term = 6;
         wire.append.commit = 40;
+        wire.append.time_ms = 1700000000000;
         wire.append.n = APPEND_ENTRIES;
         for (unsigned i = 0; i < APPEND_ENTRIES; i++) {
             wire.append.entries[i].term = 7 + i;
@@ -98,6 +99,7 @@ static void test_fields_arrive(void **state) {
     assert_int_equal(decoded.append.prev_index, 41);
     assert_int_equal(decoded.append.prev_term, 6);
     assert_int_equal(decoded.append.commit, 40);
+    assert_int_equal(decoded.append.time_ms, 1700000000000);
     assert_int_equal(decoded.append.n, APPEND_ENTRIES);
     assert_int_equal(decoded.append.entries[2].term, 9);
     assert_int_equal(decoded.append.entries[2].kind, LOG_ENTRY_CHANGE);
@@ -172,6 +174,9 @@ static void test_terms_and_indexes_that_cannot_be(void **state) {
     const struct raft_wire append = example(PEER_MESSAGE_APPEND);
     wire = append;
     wire.append.prev_index = UINT64_MAX - 1;
+    assert_false(decodes(&wire));
+    wire = append;
+    wire.append.time_ms = UINT64_MAX;
     assert_false(decodes(&wire));
     wire = append;
     wire.append.prev_index = 0;

@@ -165,7 +165,7 @@ static void test_restarted_alone(void **state) {
     uint64_t leader = fleet_await_leader(fleet, 0);
     uint64_t follower = other_than(fleet, leader, 0);
     write_through(fleet, leader, "old");
-    fleet_run(fleet, 200);
+    fleet_run(fleet, 1500); /* committed by the follower's state machine */
     fleet_crash(fleet, follower, 1000);
     fleet_restart(fleet, follower);
     fleet_isolate(fleet, follower, true);
