@@ -61,7 +61,7 @@ static void keep_result(void *data, uint64_t index, struct command_origin origin
     uint64_t term = term_of(job, index);
     bool own = origin.node == job->self && origin.boot == job->boot;
     bool remote = origin.node != 0 && origin.node != job->self && term == job->answer_term;
-    if (!own && !remote) {
+    if ((!own && !remote) || index <= job->settled) {
         return;
     }
     if (job->n_results == job->results_capacity) {

@@ -64,7 +64,8 @@ struct job {
     unsigned n_entries;
     uint32_t self;        /* results of this node's own commands are wanted ... */
     uint64_t boot;        /* ... of this boot, and ... */
-    uint64_t answer_term; /* ... of others' commands in entries of this term; 0: none */
+    uint64_t answer_term; /* ... of others' commands in entries of this term; 0: none ... */
+    uint64_t settled;     /* ... unless the entry was applied before, as the ones up to here */
     /* JOB_APPLY out: */
     struct job_result *results;
     unsigned n_results;

@@ -168,6 +168,8 @@ static struct job *new_apply(struct shard *shard, unsigned capacity) {
     job->self = (uint32_t)shard->options.self;
     job->boot = shard->options.boot;
     job->events.limit_bytes = shard->options.feed_bytes;
+    job->events.after = shard->settled;
+    job->settled = shard->settled;
     job->answer_term = group_role(shard->group) == GROUP_LEADER ? group_term(shard->group) : 0;
     return job;
 }

@@ -38,7 +38,7 @@ static void lose(struct machine_events *events) {
 
 void machine_event_record(struct machine_events *events, const struct project *project,
                           enum machine_event_kind kind, struct slice key) {
-    if (events == NULL || events->lost) {
+    if (events == NULL || events->lost || events->index <= events->after) {
         return;
     }
     struct slice name = project_name(project);

@@ -34,7 +34,8 @@ enum machine_event_kind {
 struct machine_events {
     struct buffer bytes; /* owned */
     size_t limit_bytes;
-    bool lost; /* there was more than the limit: nothing is here, everything is unknown */
+    uint64_t after; /* entries up to this one were recorded before and are applied once more */
+    bool lost;      /* there was more than the limit: nothing is here, everything is unknown */
 
     /* The machine's own. */
     uint64_t index;      /* of the entry being applied */

@@ -112,10 +112,10 @@ enum error_code machine_read(struct machine *machine, const struct command *comm
  * While a snapshot is held it does nothing and reports the index of the last checkpoint. */
 enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_index,
                                    struct error *error);
-/* A checkpoint through a connection of its own, on any thread, while the machine goes on: moves
- * what the WAL holds into the database file and syncs both. *complete says that it got as far as
+/* A checkpoint through a connection of its own, on any thread, while the machine goes on: syncs the
+ * WAL and moves what it holds into the database file. *complete says that it got as far as
  * `wal_bytes`, which is what machine_wal_bytes() told at some moment before: then all that was
- * applied at that moment is durable, in the file or in the synced part of a WAL that stays until
+ * committed at that moment is durable, in the file or in the synced part of a WAL that stays until
  * the file has all of it. The WAL goes on growing behind it until a machine_checkpoint(), or a
  * moment when nothing is left to move. Not together with machine_checkpoint(), a held snapshot or
  * machine_replace(). Does nothing where `options->vfs` is set, since only SQLite's own VFS is known
