@@ -15,10 +15,10 @@ enum {
     RETAIN_MS = 60000,          /* how long the log waits for a follower that got a snapshot */
     FOLD_BYTES = 1 << 20,       /* a longer WAL is folded in beside other jobs first */
     HOLD_RETRY_MS = 1000,       /* after a snapshot could not be held */
-    COMMIT_MS = 1000,        /* the state machine's transaction is committed after this time ... */
-    COMMIT_BYTES = 8 << 20,  /* ... or this many bytes of entries */
-    WAL_BYTES = 16 << 20,    /* checkpoint when the WAL has grown by this */
-    WAL_BYTES_MAX = 64 << 20 /* a longer WAL is started anew, which is a pause */
+    COMMIT_MS = 1000,         /* the state machine's transaction is committed after this time ... */
+    COMMIT_BYTES = 8 << 20,   /* ... or this many bytes of entries */
+    WAL_BYTES = 32 << 20,     /* checkpoint when the WAL has grown by this */
+    WAL_BYTES_MAX = 128 << 20 /* a longer WAL is started anew, which is a pause */
 };
 
 static uint64_t now_of(const struct shard *shard) {
