@@ -669,6 +669,63 @@ static void test_a_transaction_runs_once(void **state) {
     buffer_free(&transaction);
 }
 
+static void add_token(uint64_t id, enum command_access access) {
+    uint8_t numbers[2][8];
+    static const uint8_t zeros[COMMAND_HASH_SIZE];
+    bytes_put_u64(numbers[0], id);
+    bytes_put_u64(numbers[1], access);
+    struct slice args[] = {slice_make(numbers[0], 8), slice_make(numbers[1], 8),
+                           slice_make(zeros, COMMAND_SALT_SIZE),
+                           slice_make(zeros, COMMAND_HASH_SIZE)};
+    struct command command = {.kind = COMMAND_TOKEN_ADD, .project = slice_of("p")};
+    batch_add(&f.batch, &command, args, 4);
+}
+
+static const struct result *incr_as(uint64_t token, uint64_t sequence) {
+    uint8_t numbers[4][8];
+    const uint64_t values[] = {1, 1 << 20, sequence, 0};
+    for (unsigned i = 0; i < 4; i++) {
+        bytes_put_u64(numbers[i], values[i]);
+    }
+    struct slice incr_args[] = {slice_of("n"), slice_make(numbers[0], 8),
+                                slice_make(numbers[1], 8)};
+    struct command command = {.kind = COMMAND_INCREMENT, .project = slice_of("p"), .token = token};
+    struct buffer nested = {0};
+    command_encode(&nested, &command, incr_args, 3);
+    struct slice args[] = {id_of(1), slice_make(numbers[2], 8), slice_make(numbers[3], 8),
+                           buffer_slice(&nested)};
+    command.kind = COMMAND_ONCE;
+    begin();
+    batch_add(&f.batch, &command, args, 4);
+    fixture_apply(&f);
+    buffer_free(&nested);
+    return &f.results[0];
+}
+
+/* Whoever may not write is refused before the session is asked, and nothing is kept of that. */
+static void test_tokens_come_first(void **state) {
+    (void)state;
+    enum { WRITER = 5, OTHER_WRITER = 6, READER = 7, UNKNOWN = 8 };
+    uint8_t quota[8];
+    bytes_put_u64(quota, FIXTURE_QUOTA);
+    struct slice args[] = {slice_make(quota, 8)};
+    struct command create = {.kind = COMMAND_PROJECT_CREATE, .project = slice_of("p")};
+    begin();
+    batch_add(&f.batch, &create, args, 1);
+    add_token(WRITER, COMMAND_ACCESS_READWRITE);
+    add_token(OTHER_WRITER, COMMAND_ACCESS_READWRITE);
+    add_token(READER, COMMAND_ACCESS_READONLY);
+    add_open(1, TTL_MS);
+    fixture_apply(&f);
+    expect_error(incr_as(READER, 1), ERROR_NOPERM);
+    expect_error(incr_as(UNKNOWN, 1), ERROR_NOAUTH);
+    assert_int_equal(incr_as(WRITER, 1)->integer, 1);
+    assert_int_equal(incr_as(OTHER_WRITER, 1)->integer, 1);
+    expect_error(incr_as(READER, 1), ERROR_NOPERM);
+    assert_int_equal(incr_as(COMMAND_TOKEN_SERVICE, 2)->integer, 2);
+    fixture_recount(&f);
+}
+
 /* Every write to the disk fails in turn; what was in memory comes back from the file. */
 static void test_a_failed_transaction_leaves_no_trace(void **state) {
     (void)state;
@@ -792,6 +849,7 @@ int main(void) {
         TEST(test_grouping_does_not_matter),
         TEST(test_a_snapshot_remembers),
         TEST(test_a_transaction_runs_once),
+        TEST(test_tokens_come_first),
         TEST(test_a_failed_transaction_leaves_no_trace),
         TEST(test_damage_is_noticed),
 #undef TEST
