@@ -44,6 +44,8 @@ static void describe_shard(struct server *server, unsigned i, struct server_info
     info->last = group_last(group);
     info->keys = server->shards[i].state.keys;
     info->used_bytes = server->shards[i].state.used_bytes;
+    info->sessions = server->shards[i].state.sessions;
+    info->session_bytes = server->shards[i].state.session_bytes;
     uint64_t voters[LIMIT_NODES];
     info->voters = group_voters(group, voters);
 }

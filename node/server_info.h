@@ -26,6 +26,8 @@ struct server_info_shard {
     uint64_t last; /* index of the last entry of the log */
     uint64_t keys;
     uint64_t used_bytes;
+    uint64_t sessions;      /* of exactly-once writes */
+    uint64_t session_bytes; /* what they keep */
     unsigned voters;
 };
 

@@ -339,6 +339,8 @@ void machine_close(struct machine *machine) {
 struct machine_state machine_state(const struct machine *machine) {
     struct machine_state state = machine->state;
     state.has_garbage = machine->garbage > 0;
+    state.sessions = machine->once.count;
+    state.session_bytes = machine->once.bytes;
     return state;
 }
 

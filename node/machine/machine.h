@@ -52,6 +52,8 @@ struct machine_state {
     uint64_t next_expiry_ms; /* earliest expiry of a live row, 0 when nothing expires */
     uint64_t keys;           /* live rows of all projects */
     uint64_t used_bytes;     /* key bytes + value bytes of those */
+    uint64_t sessions;       /* of exactly-once writes */
+    uint64_t session_bytes;  /* what they keep, as counted for their bound */
     bool has_garbage;        /* machine_reclaim() has work */
 };
 

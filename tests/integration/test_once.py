@@ -52,6 +52,10 @@ class OnceTest(ClusterTest):
         self.assertEqual(
             self._error_of(cluster[1], "ONCE", session, 10, "INCR", "n", project=other), "NOSESSION"
         )
+        shards = cluster.leader_of().shards().values()
+        self.assertEqual(sum(shard["sessions"] for shard in shards), 1)
+        kept = sum(shard["session_bytes"] for shard in shards)
+        self.assertTrue(4096 < kept < 4096 + 100, kept)  # one chunk, and the answer of EXEC
         self.assertEqual(cluster[1].call("ONCE", "CLOSE", session), 1)
         self.assertEqual(cluster[2].call("ONCE", "CLOSE", session), 0)
         self.assertEqual(self._error_of(cluster[3], "ONCE", session, 8, "INCR", "n"), "NOSESSION")

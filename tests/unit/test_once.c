@@ -259,6 +259,8 @@ static void test_done_forgets(void **state) {
     fixture_recount(&f);
     expect_error(incr(1, 399, 0), ERROR_FORGOTTEN);
     expect_number(1, 1000, 0, 1000);
+    assert_int_equal(machine_state(f.machine).sessions, 1);
+    assert_int_equal(machine_state(f.machine).session_bytes, 5 * 4096); /* 384 to 1000 */
     /* All of it in the transaction that made it. */
     begin();
     add_incr(&f.batch, 1, 2000, 0, "n");
