@@ -9,6 +9,9 @@
 #include "node/feed.h"
 #include "node/session_state.h"
 
+/* Projects whose subscribers go on in one call. */
+enum { RUNS_MAX = 8 };
+
 /* Names in their order, each with memory of its own. */
 struct names {
     struct slice *list;
@@ -491,9 +494,21 @@ void subscriptions_run(struct session *session) {
     if (subscriptions == NULL) {
         return;
     }
-    for (struct list_node *node = subscriptions->subscribers.next;
-         node != &subscriptions->subscribers; node = node->next) {
-        feed_reader_run(&LIST_ENTRY(node, struct subscriber, link)->reader);
+    struct list_node *node = subscriptions->subscribers.next;
+    struct list_node *last = subscriptions->subscribers.prev;
+    for (unsigned runs = 0; runs < RUNS_MAX && node != &subscriptions->subscribers;) {
+        struct subscriber *subscriber = LIST_ENTRY(node, struct subscriber, link);
+        bool is_last = node == last;
+        node = node->next;
+        if (feed_reader_is_behind(&subscriber->reader)) {
+            feed_reader_run(&subscriber->reader);
+            list_remove(&subscriber->link); /* the others' turn comes first */
+            list_push(&subscriptions->subscribers, &subscriber->link);
+            runs++;
+        }
+        if (is_last) {
+            break;
+        }
     }
     if (subscriptions->watch != NULL) {
         feed_reader_run(&subscriptions->watch->reader);

@@ -115,6 +115,17 @@ static void test_each_kind(void **state) {
                                              "5 p clear \n");
 }
 
+/* A project that is deleted takes its keys along, as a clear does. */
+static void test_project_deletion(void **state) {
+    struct recorder *r = *state;
+    begin(r, START_MS);
+    add_set(r, "p", "a");
+    batch_plain(&r->f.batch, COMMAND_PROJECT_DELETE, "p");
+    add_set(r, "p", "b");
+    fixture_apply(&r->f);
+    assert_string_equal(listing(&r->events), "1 p set a\n1 p clear \n1 p set b\n");
+}
+
 /* A name that has the same start, the same size or the same id as another one. */
 static void test_projects(void **state) {
     struct recorder *r = *state;
@@ -250,6 +261,7 @@ static void test_job(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_each_kind, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_project_deletion, setup, teardown),
         cmocka_unit_test_setup_teardown(test_projects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_grouping_does_not_matter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),

@@ -368,6 +368,46 @@ static void test_slow_subscriber(void **state) {
     sent();
 }
 
+/* Subscribers in many projects that are behind all get their turn. */
+static void test_many_projects_behind(void **state) {
+    (void)state;
+    enum { PROJECTS = 30 };
+    char text[96];
+    feed_text("HELLO 3\r\n");
+    for (unsigned i = 0; i < PROJECTS; i++) {
+        snprintf(text, sizeof text, "AUTH p%u x\r\nPSUBSCRIBE *\r\n", i);
+        feed_text(text);
+    }
+    sent();
+    feed_text("AUTH p0 x\r\n");
+    static char key[1000];
+    memset(key, 'x', sizeof key - 1);
+    for (unsigned i = 0; i < 180; i++) { /* until the output is full */
+        t.events.index = ++t.index;
+        record("p0", MACHINE_EVENT_SET, key);
+        hand_over();
+    }
+    for (unsigned i = 1; i < PROJECTS; i++) {
+        snprintf(text, sizeof text, "p%u", i);
+        t.events.index = ++t.index;
+        record(text, MACHINE_EVENT_SET, text);
+        hand_over();
+    }
+    unsigned told = 0;
+    for (unsigned round = 0; round < 20; round++) {
+        const char *at = sent();
+        while ((at = strstr(at, "__keyspace@0__:p")) != NULL) {
+            at++;
+            told++;
+        }
+        if (session_needs_resume(t.session)) {
+            session_resume(t.session);
+        }
+    }
+    assert_int_equal(told, PROJECTS - 1);
+    assert_false(session_needs_resume(t.session));
+}
+
 static void test_gap(void **state) {
     (void)state;
     feed_text("HELLO 3\r\nSUBSCRIBE __keyspace@0__:a\r\nWATCHKEYS a\r\n");
@@ -439,6 +479,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_projects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_watcher, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_subscriber, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_projects_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_off, setup, teardown),
