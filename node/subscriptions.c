@@ -24,6 +24,8 @@ struct subscriber {
     struct list_node link; /* in subscriptions->subscribers */
     struct session *session;
     struct feed_reader reader; /* closed while the feed is off */
+    uint64_t token;
+    uint64_t start; /* events behind this index are told */
     struct buffer project;
     struct names names[2]; /* channels, patterns */
 };
@@ -33,6 +35,8 @@ struct watch {
     struct session *session;
     struct feed_reader reader;
     struct buffer prefix;
+    uint64_t token;
+    uint64_t start;   /* events behind this index are told */
     uint64_t settled; /* everything up to this index has been told */
     uint64_t told_ms; /* when anything was told last */
     bool has_news;    /* an event was told since `settled` was */
@@ -153,6 +157,8 @@ static const char *kind_name(enum machine_event_kind kind) {
         return "persist";
     case MACHINE_EVENT_CLEAR:
         return "clear";
+    case MACHINE_EVENT_REVOKED:
+        break;
     }
     assert_fatal("an event of unknown kind %d", (int)kind);
 }
@@ -182,6 +188,30 @@ static void push_message(struct session *session, const struct slice *pattern, s
     session_end_push(session);
 }
 
+/* The token under which a subscription was made is gone. */
+static bool is_revoked(uint64_t token, const struct machine_event *event) {
+    ASSERT(event->key.size == sizeof token);
+    return bytes_get_u64(event->key.data) == token;
+}
+
+static void end_access(struct session *session, const char *why) {
+    if (session->closing) {
+        return;
+    }
+    resp_write_error(session_begin_push(session), "NOAUTH", why);
+    session->host->stats.errors++;
+    session->closing = true;
+    session_end_push(session);
+}
+
+static const char gone_token[] =
+    "a token of this connection's subscriptions was revoked or has expired, or its project was "
+    "deleted";
+
+static bool has_token(uint64_t token) {
+    return token != COMMAND_TOKEN_OPEN && token != COMMAND_TOKEN_SERVICE;
+}
+
 /* --- channels and patterns -------------------------------------------------------------------- */
 
 static void tell_subscriber(struct subscriber *subscriber, struct slice channel,
@@ -200,7 +230,13 @@ static void tell_subscriber(struct subscriber *subscriber, struct slice channel,
 static bool subscriber_on_event(void *data, const struct machine_event *event) {
     struct subscriber *subscriber = data;
     struct session *session = subscriber->session;
-    if (session->closing) {
+    if (event->kind == MACHINE_EVENT_REVOKED) {
+        if (is_revoked(subscriber->token, event)) {
+            end_access(session, gone_token);
+        }
+        return true;
+    }
+    if (session->closing || event->index <= subscriber->start) {
         return true;
     }
     if (!has_room(session)) {
@@ -226,6 +262,10 @@ static void subscriber_on_lost(void *data, enum feed_loss loss, uint64_t index) 
         session_drop(subscriber->session,
                      "the client does not take its messages, and the change feed's history "
                      "(feed_history) has moved past it");
+    } else if (has_token(subscriber->token)) {
+        end_access(subscriber->session,
+                   "this replica has skipped entries, among which the token may have been revoked; "
+                   "connect again");
     }
 }
 
@@ -247,6 +287,22 @@ static struct subscriber *find_subscriber(struct subscriptions *subscriptions,
     return NULL;
 }
 
+/* False when it cannot begin so early. */
+static bool open_subscriber(struct subscriber *subscriber, uint64_t since) {
+    const struct session *session = subscriber->session;
+    struct feed *feed = session->host->port.feed;
+    struct slice project = session_project(session);
+    if (!feed_is_on(feed)) {
+        return true;
+    }
+    subscriber->start = feed_index(feed, shard_of(session));
+    if (since != SUBSCRIPTIONS_NOW) {
+        return feed_reader_open_from(feed, &subscriber->reader, shard_of(session), project, since);
+    }
+    (void)feed_reader_open(feed, &subscriber->reader, shard_of(session), project);
+    return true;
+}
+
 static struct subscriber *new_subscriber(struct session *session) {
     struct subscriber *subscriber = mem_zalloc(1, sizeof *subscriber);
     subscriber->session = session;
@@ -254,12 +310,8 @@ static struct subscriber *new_subscriber(struct session *session) {
     subscriber->reader.data = subscriber;
     subscriber->reader.may_skip = true;
     buffer_append_slice(&subscriber->project, session_project(session));
+    subscriber->token = session_access_token(&session->access);
     list_push(&session->subscriptions->subscribers, &subscriber->link);
-    struct feed *feed = session->host->port.feed;
-    if (feed_is_on(feed)) {
-        (void)feed_reader_open(feed, &subscriber->reader, shard_of(session),
-                               session_project(session));
-    }
     return subscriber;
 }
 
@@ -285,16 +337,27 @@ bool subscriptions_fit(const struct session *session, const struct slice *names,
     return bytes <= SUBSCRIPTIONS_BYTES;
 }
 
-void subscriptions_add(struct session *session, bool is_pattern, struct slice name) {
+uint64_t subscriptions_index(const struct session *session) {
+    const struct feed *feed = session->host->port.feed;
+    return feed_is_on(feed) ? feed_index(feed, shard_of(session)) : 0;
+}
+
+bool subscriptions_add(struct session *session, bool is_pattern, struct slice name,
+                       uint64_t since) {
     struct subscriptions *subscriptions = subscriptions_of(session);
     struct subscriber *subscriber = find_subscriber(subscriptions, session_project(session));
     if (subscriber == NULL) {
         subscriber = new_subscriber(session);
+        if (!open_subscriber(subscriber, since)) {
+            free_subscriber(subscriber);
+            return false;
+        }
     }
     if (names_add(&subscriber->names[is_pattern], name)) {
         subscriptions->count[is_pattern]++;
         subscriptions->bytes += name.size;
     }
+    return true;
 }
 
 void subscriptions_remove(struct session *session, bool is_pattern, struct slice name) {
@@ -358,7 +421,13 @@ static bool is_watched(const struct watch *watch, const struct machine_event *ev
 
 static bool watch_on_event(void *data, const struct machine_event *event) {
     struct watch *watch = data;
-    if (watch->session->closing || !is_watched(watch, event)) {
+    if (event->kind == MACHINE_EVENT_REVOKED) {
+        if (is_revoked(watch->token, event)) {
+            end_access(watch->session, gone_token);
+        }
+        return true;
+    }
+    if (watch->session->closing || event->index <= watch->start || !is_watched(watch, event)) {
         return true;
     }
     if (!has_room(watch->session)) {
@@ -414,11 +483,24 @@ static const struct feed_listener watch_listener = {
     watch_on_lost,
 };
 
-enum watch_start subscriptions_watch(struct session *session, struct slice prefix, bool from_now,
-                                     uint64_t *index) {
-    struct subscriptions *subscriptions = subscriptions_of(session);
+/* False when it cannot begin so early. */
+static bool open_watch(struct watch *watch, bool from_now, uint64_t *index, uint64_t since) {
+    const struct session *session = watch->session;
     struct feed *feed = session->host->port.feed;
     unsigned shard = shard_of(session);
+    if (from_now && since == SUBSCRIPTIONS_NOW) {
+        *index = feed_reader_open(feed, &watch->reader, shard, session_project(session));
+        return true;
+    }
+    *index = from_now ? feed_index(feed, shard) : *index;
+    return feed_reader_open_from(feed, &watch->reader, shard, session_project(session),
+                                 since < *index ? since : *index);
+}
+
+enum watch_start subscriptions_watch(struct session *session, struct slice prefix, bool from_now,
+                                     uint64_t *index, uint64_t since) {
+    struct subscriptions *subscriptions = subscriptions_of(session);
+    struct feed *feed = session->host->port.feed;
     ASSERT(subscriptions->watch == NULL);
     if (!feed_is_on(feed)) {
         return WATCH_OFF;
@@ -427,15 +509,14 @@ enum watch_start subscriptions_watch(struct session *session, struct slice prefi
     watch->session = session;
     watch->reader.listener = &watch_listener;
     watch->reader.data = watch;
-    if (from_now) {
-        *index = feed_reader_open(feed, &watch->reader, shard, session_project(session));
-    } else if (!feed_reader_open_from(feed, &watch->reader, shard, session_project(session),
-                                      *index)) {
-        *index = feed_oldest(feed, shard);
+    watch->token = session_access_token(&session->access);
+    if (!open_watch(watch, from_now, index, since)) {
+        *index = feed_oldest(feed, shard_of(session));
         mem_free(watch);
         return WATCH_GONE;
     }
     buffer_append_slice(&watch->prefix, prefix);
+    watch->start = *index;
     watch->settled = *index;
     watch->told_ms = now_of(session);
     list_push(&session->host->watches, &watch->link);

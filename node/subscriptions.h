@@ -28,10 +28,17 @@ enum {
 
 /* Channels and patterns are kept apart: `is_pattern` tells them. */
 
+/* A subscription ends with the token under which it was made: once its removal is applied here no
+ * event behind that is told, the connection gets -NOAUTH and is closed. So that nothing slips
+ * through between, who subscribes with a token notes feed_index() as `since`, then asks whether the
+ * token is good, then subscribes. SUBSCRIPTIONS_NOW: there is no token to lose. */
+#define SUBSCRIPTIONS_NOW UINT64_MAX
+uint64_t subscriptions_index(const struct session *session);
+
 /* Whether `n` more of these names fit within the bounds. */
 bool subscriptions_fit(const struct session *session, const struct slice *names, unsigned n);
-/* Subscribing again is harmless. */
-void subscriptions_add(struct session *session, bool is_pattern, struct slice name);
+/* Subscribing again is harmless. False when what happened since `since` is not known any more. */
+bool subscriptions_add(struct session *session, bool is_pattern, struct slice name, uint64_t since);
 void subscriptions_remove(struct session *session, bool is_pattern, struct slice name);
 /* Some name; false when there is none. Valid until names are added or removed. */
 bool subscriptions_any(const struct session *session, bool is_pattern, struct slice *name);
@@ -41,7 +48,7 @@ enum watch_start { WATCH_STARTED, WATCH_OFF, WATCH_GONE };
 /* Begins a watch of keys that start with `prefix`: behind *index, or from now on when `from_now`.
  * *index becomes where it begins; with WATCH_GONE, the least that could be asked for. */
 enum watch_start subscriptions_watch(struct session *session, struct slice prefix, bool from_now,
-                                     uint64_t *index);
+                                     uint64_t *index, uint64_t since);
 bool subscriptions_is_watching(const struct session *session);
 /* What is watched; and the index up to which everything has been told. */
 struct slice subscriptions_prefix(const struct session *session);

@@ -27,7 +27,10 @@ enum machine_event_kind {
     MACHINE_EVENT_EXPIRED = 3, /* removed because its time had come */
     MACHINE_EVENT_EXPIRE = 4,  /* its expiry was set or moved, its value stayed */
     MACHINE_EVENT_PERSIST = 5, /* its expiry was taken away, its value stayed */
-    MACHINE_EVENT_CLEAR = 6    /* every key of the project went at once; the key is empty */
+    MACHINE_EVENT_CLEAR = 6,   /* every key of the project went at once; the key is empty */
+    /* Not for clients: one of the project's tokens is gone, by its time, its owner or with the
+     * project. The key is its number, a u64. */
+    MACHINE_EVENT_REVOKED = 7
 };
 
 /* Where a machine records. A zeroed struct with `limit_bytes` set is empty and ready. */

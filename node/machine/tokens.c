@@ -219,6 +219,10 @@ enum error_code token_remove(struct machine *machine, struct project *project, u
     enum error_code code = database_run(database, STATEMENT_TOKEN_REMOVE, error);
     if (code == ERROR_NONE) {
         take_out(machine, project, place_of(project, id));
+        uint8_t number[sizeof id];
+        bytes_put_u64(number, id);
+        machine_event_record(machine->events, project, MACHINE_EVENT_REVOKED,
+                             slice_make(number, sizeof number));
     }
     return code;
 }

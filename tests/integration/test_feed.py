@@ -429,6 +429,62 @@ class FeedTest(ClusterTest):
             self.assertEqual([push[3] for push in pushes if push[2] == b"set"], [b"k", b"last"])
 
     @quick
+    @sanitizer
+    def test_a_revoked_token_ends_what_was_subscribed_with_it(self):
+        """On whatever node: no event behind the revocation, and a reason."""
+        cluster = self.make_cluster(shards=1, auth="required")
+        secret = os.path.join(cluster.directory, "admin")
+        with open(secret, "w", encoding="ascii", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+            file.write("the-admin-secret-of-this-test\n")
+        for node in cluster.nodes:
+            node.write_config(admin_token_file=secret)
+            node.start()
+        admin = wait_for(lambda: self._admin(cluster[1]), "the cluster", 30)
+        tokens = []
+        for _ in range(2):
+            tokens.append(wait_for(lambda: self._new_token(admin), "a token", 30).decode())
+        with (
+            cluster[2].client(timeout_s=30) as watcher,
+            cluster[3].client(timeout_s=30) as plain,
+            cluster[1].client() as writer,
+        ):
+            with self.assertRaises(ReplyError) as raised:
+                watcher.call("WATCHKEYS", "")
+            self.assertEqual(raised.exception.code, "NOAUTH")
+            watcher.call("AUTH", "blue", tokens[0])
+            plain.call("AUTH", "blue", tokens[0])
+            writer.call("AUTH", "blue", tokens[1])
+            watcher.call("WATCHKEYS", "")
+            plain.call("PSUBSCRIBE", "*")
+            writer.call("SET", "before", 1)
+            read_until(watcher, lambda push: push[3] == b"before")
+            self.assertEqual(plain.read()[2], CHANNEL + b"before")
+            revoked = tokens[0].split("_")[1]
+            self.assertEqual(admin.call("PROJECT", "TOKEN", "REVOKE", "blue", revoked), 1)
+            writer.call("SET", "behind", 1)
+            for client in (watcher, plain):
+                with self.assertRaises(ReplyError) as raised:
+                    while True:
+                        push = client.read()
+                        self.assertNotIn(b"behind", push[-2] + push[-1])
+                self.assertEqual(raised.exception.code, "NOAUTH")
+                self.assertEqual(client.read_rest(), b"")
+        admin.close()
+
+    def _admin(self, node):
+        client = node.client()
+        client.call("AUTH", "admin", "the-admin-secret-of-this-test")
+        return client
+
+    def _new_token(self, admin):
+        try:
+            admin.call("PROJECT", "CREATE", "blue")
+        except ReplyError as error:
+            if "exists" not in error.text:
+                raise
+        return admin.call("PROJECT", "TOKEN", "ADD", "blue", "READWRITE")
+
+    @quick
     def test_off(self):
         cluster, _, _ = self._start(feed_history=0)
         self.assertIn("feed_history = 0", cluster[1].cli("WATCHKEYS", "a"))

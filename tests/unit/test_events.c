@@ -28,7 +28,8 @@ static int teardown(void **state) {
 
 /* One line per event: "index project kind key". */
 static char *listing(const struct machine_events *events) {
-    static const char *const names[] = {"?", "set", "del", "expired", "expire", "persist", "clear"};
+    static const char *const names[] = {"?",      "set",     "del",   "expired",
+                                        "expire", "persist", "clear", "revoked"};
     static char text[16 * 1024];
     size_t size = 0;
     struct machine_event_cursor cursor = {0};
@@ -124,6 +125,46 @@ static void test_project_deletion(void **state) {
     add_set(r, "p", "b");
     fixture_apply(&r->f);
     assert_string_equal(listing(&r->events), "1 p set a\n1 p clear \n1 p set b\n");
+}
+
+/* A token that goes, whatever the reason. */
+static void add_token(struct recorder *r, uint64_t id, uint64_t life_ms) {
+    uint8_t numbers[2][8];
+    uint8_t salt[16] = {0}, hash[32] = {0};
+    bytes_put_u64(numbers[0], id);
+    bytes_put_u64(numbers[1], COMMAND_ACCESS_READWRITE);
+    struct command command = {.kind = COMMAND_TOKEN_ADD,
+                              .expiry_mode =
+                                  life_ms > 0 ? COMMAND_EXPIRY_AFTER : COMMAND_EXPIRY_NONE,
+                              .expiry_ms = life_ms,
+                              .project = slice_of("p")};
+    struct slice args[] = {slice_make(numbers[0], 8), slice_make(numbers[1], 8),
+                           slice_make(salt, sizeof salt), slice_make(hash, sizeof hash)};
+    batch_add(&r->f.batch, &command, args, 4);
+}
+
+static void test_tokens(void **state) {
+    struct recorder *r = *state;
+    struct command revoke = {.kind = COMMAND_TOKEN_REVOKE, .project = slice_of("p")};
+    struct slice number = slice_make("22222222", 8);
+    uint64_t second = bytes_get_u64(number.data);
+    begin(r, START_MS);
+    add_set(r, "p", "a");
+    add_token(r, bytes_get_u64("11111111"), 100);
+    add_token(r, second, 0);
+    add_token(r, bytes_get_u64("33333333"), 0);
+    fixture_apply(&r->f);
+    begin(r, START_MS);
+    batch_add(&r->f.batch, &revoke, &number, 1);
+    fixture_apply(&r->f);
+    begin(r, START_MS + 100);
+    fixture_apply(&r->f);
+    begin(r, START_MS + 100);
+    batch_plain(&r->f.batch, COMMAND_PROJECT_DELETE, "p");
+    fixture_apply(&r->f);
+    assert_string_equal(listing(&r->events), "1 p set a\n2 p revoked 22222222\n"
+                                             "3 p revoked 11111111\n4 p clear \n"
+                                             "4 p revoked 33333333\n");
 }
 
 /* A name that has the same start, the same size or the same id as another one. */
@@ -262,6 +303,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_each_kind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_project_deletion, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
         cmocka_unit_test_setup_teardown(test_projects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_grouping_does_not_matter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),

@@ -16,6 +16,7 @@
 #include "node/op.h"
 #include "node/server_info.h"
 #include "node/session.h"
+#include "node/session_state.h"
 #include "node/subscriptions.h"
 
 enum { HISTORY = 256 * 1024, TEXT = 512 * 1024 };
@@ -44,6 +45,15 @@ static void complete_nil(void) {
     struct result result = {.kind = RESULT_NIL};
     t.op = NULL;
     op->done(op, &result);
+}
+
+static void complete_refused(void) {
+    struct op *op = t.op;
+    struct result result = {0};
+    result_set_error(&result, ERROR_NOAUTH, "revoked");
+    t.op = NULL;
+    op->done(op, &result);
+    result_free(&result);
 }
 
 static uint64_t fake_now_ms(void *data) {
@@ -427,6 +437,111 @@ static void test_gap(void **state) {
                  "$0  ");
 }
 
+/* --- tokens --- */
+
+enum { TOKEN = 77 };
+
+static void show_token(void) {
+    assert_int_equal(session_access_add(&t.session->access, slice_of("default"), TOKEN, NULL),
+                     ERROR_NONE);
+}
+
+static void record_revoked(uint64_t token) {
+    uint8_t number[8];
+    bytes_put_u64(number, token);
+    struct project *project = projects_find(&t.projects, slice_of("default"));
+    machine_event_record(&t.events, project, MACHINE_EVENT_REVOKED,
+                         slice_make(number, sizeof number));
+}
+
+static void revoke(uint64_t token) {
+    t.events.index = ++t.index;
+    record_revoked(token);
+    hand_over();
+}
+
+/* With a token the shard is asked; what happens meanwhile is not told but noticed. */
+static void test_token_is_asked_for(void **state) {
+    (void)state;
+    happen(MACHINE_EVENT_SET, "a");
+    show_token();
+    feed_text("SUBSCRIBE __keyspace@0__:a\r\n");
+    assert_string_equal(sent(), "");
+    assert_non_null(t.op);
+    complete_refused();
+    assert_string_equal(sent(), "-NOAUTH revoked ");
+    assert_reply("PING\r\n", "+PONG ");
+
+    feed_text("SUBSCRIBE __keyspace@0__:a\r\n");
+    happen(MACHINE_EVENT_SET, "a");
+    revoke(TOKEN + 1);
+    complete_nil();
+    session_resume(t.session);
+    assert_string_equal(sent(), "*3 $9 subscribe $16 __keyspace@0__:a :1 ");
+    happen(MACHINE_EVENT_SET, "a");
+    assert_string_equal(sent(), "*3 $7 message $16 __keyspace@0__:a $3 set ");
+
+    feed_text("WATCHKEYS a FROM 1\r\n");
+    happen(MACHINE_EVENT_DELETE, "a");
+    complete_nil();
+    session_resume(t.session);
+    assert_string_equal(sent(), "*3 $7 message $16 __keyspace@0__:a $3 del "
+                                "*3 $9 watchkeys $1 a :1 *4 $5 event :2 $3 set $1 a "
+                                "*4 $5 event :4 $3 set $1 a *4 $5 event :5 $3 del $1 a "
+                                "*4 $5 event :5 $8 progress $0  ");
+    feed_text("UNWATCHKEYS\r\nWATCHKEYS a\r\n");
+    happen(MACHINE_EVENT_EXPIRE, "a");
+    complete_nil();
+    session_resume(t.session);
+    happen(MACHINE_EVENT_PERSIST, "a");
+    const char *text = sent();
+    assert_non_null(strstr(text, "*3 $9 watchkeys $1 a :6 "));
+    assert_non_null(strstr(text, "*4 $5 event :7 $7 persist $1 a "));
+    assert_null(strstr(text, "event :6"));
+}
+
+static void test_revoked_token_ends_subscriptions(void **state) {
+    (void)state;
+    const char *const commands[] = {"WATCHKEYS a\r\n", "SUBSCRIBE __keyspace@0__:a\r\n"};
+    for (unsigned i = 0; i < 4; i++) {
+        teardown(NULL);
+        setup(NULL);
+        happen(MACHINE_EVENT_SET, "a");
+        show_token();
+        feed_text(commands[i % 2]);
+        if (i < 2) { /* while the shard is asked, whose answer came before it */
+            revoke(TOKEN);
+            complete_nil();
+            session_resume(t.session);
+        } else {
+            complete_nil();
+            t.events.index = ++t.index;
+            record("default", MACHINE_EVENT_SET, "a");
+            record_revoked(TOKEN);
+            record("default", MACHINE_EVENT_SET, "a");
+            hand_over();
+        }
+        const char *text = sent();
+        const char *end = strstr(text, "-NOAUTH a token of this connection's subscriptions");
+        assert_non_null(end);
+        assert_null(strstr(end, "set"));
+        assert_int_equal(strstr(text, "$3 set") != NULL, i >= 2);
+        assert_true(session_is_finished(t.session));
+    }
+}
+
+/* A gap may hide a revocation. */
+static void test_gap_with_a_token(void **state) {
+    (void)state;
+    show_token();
+    feed_text("SUBSCRIBE a\r\n");
+    complete_nil();
+    sent();
+    feed_restart(t.feed, 0, 50);
+    assert_memory_equal(sent(), "-NOAUTH this replica has skipped", 32);
+    assert_true(session_is_finished(t.session));
+}
+
 static void test_bounds(void **state) {
     (void)state;
     static char line[64 * 1024];
@@ -481,6 +596,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_slow_subscriber, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_projects_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gap, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_token_is_asked_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_revoked_token_ends_subscriptions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gap_with_a_token, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_off, setup, teardown),
     };
