@@ -339,6 +339,48 @@ class ProjectTest(ClusterTest):
             self.assertEqual(admins[0].call("GET", "n"), str(done).encode() if done else None)
             self.report(f"node {node.id}: {done} of {count} writes came before the revocation")
 
+    @quick
+    @sanitizer
+    def test_subscriptions_end_with_the_token(self):
+        cluster, admins = self.start_with_auth()
+        for end in ("revoke", "delete", "expire"):
+            with self.subTest(end=end):
+                self._check_subscriptions(cluster, admins, end)
+
+    def _check_subscriptions(self, cluster, admins, end):
+        admins[0].call("PROJECT", "CREATE", "p")
+        kept = admins[0].call("PROJECT", "TOKEN", "ADD", "p", "READONLY")
+        expires = ("EXPIRES", 1500) if end == "expire" else ()
+        token = admins[0].call("PROJECT", "TOKEN", "ADD", "p", "READWRITE", *expires)
+        admins[0].call("PROJECT", "USE", "p")
+        ending, staying = [], []
+        for node in cluster.nodes:
+            for secret, clients in ((token, ending), (kept, staying)):
+                subscriber = self.connect(node, "p", secret)
+                self.assertEqual(subscriber.call("SUBSCRIBE", "__keyspace@0__:k")[2], 1)
+                watcher = self.connect(node, "p", secret)
+                self.assertEqual(watcher.call("WATCHKEYS", "k")[:2], [b"watchkeys", b"k"])
+                clients += [subscriber, watcher]
+        idle = self.connect(cluster[2], "p", token)
+        if end == "revoke":
+            admins[1].call("PROJECT", "TOKEN", "REVOKE", "p", token_id(token))
+        elif end == "delete":
+            admins[1].call("PROJECT", "DELETE", "p")
+            ending, staying = ending + staying, []
+        for client in ending:
+            # Nothing more than progress and what the deletion cleared, and then the end.
+            self.assertNotIn(b"set", client.read_rest())
+        # One that was not subscribed is still there, and is refused.
+        for command in (("SUBSCRIBE", "x"), ("PSUBSCRIBE", "*"), ("WATCHKEYS", "")):
+            self.assert_refused("NOAUTH", idle, *command)
+        self.assertEqual(idle.call("PING"), "PONG")
+        if end == "delete":
+            return
+        self.assertEqual(admins[0].call("SET", "k", "v"), "OK")
+        for client in staying:
+            wait_for(lambda c=client: _is_set(c.read()), "the event of a SET", 20)
+        admins[0].call("PROJECT", "DELETE", "p")
+
     def test_tokens_survive_restarts_and_failover(self):
         cluster, admins = self.start_with_auth()
         token = admins[0].call("PROJECT", "CREATE", "p", "QUOTA", 123, "TOKEN", "READWRITE")
@@ -450,6 +492,10 @@ class ProjectTest(ClusterTest):
                 client.pipeline([("AUTH", f"4be0643f-1d98-573b-97cd-{number:012x}", "x"), ("GET", "k")])
                 values.append(time.perf_counter() - started)
         return statistics.median(values)
+
+
+def _is_set(push):
+    return b"set" in push
 
 
 def _private(path, flags):
