@@ -421,6 +421,9 @@ void feed_restart(struct feed *feed, unsigned number, uint64_t index) {
         return;
     }
     struct feed_shard *shard = &feed->shards[number];
+    if (index <= shard->applied) {
+        return; /* a state that fell back for lack of space got a snapshot: nothing is unknown */
+    }
     shard->applied = index;
     shard->oldest = index;
     while (!list_empty(&shard->behind)) {

@@ -68,7 +68,8 @@ struct feed *feed_new(unsigned n_shards, size_t history_bytes);
 void feed_free(struct feed *feed);
 bool feed_is_on(const struct feed *feed);
 
-/* Events behind `index`, which the shard has applied, will follow. Again when some were missed. */
+/* Events behind `index`, which the shard has applied, will follow. Again when some were missed;
+ * does nothing when the feed has reached that index. */
 void feed_restart(struct feed *feed, unsigned shard, uint64_t index);
 /* The shard has applied everything up to `index`; takes the bytes out of `events`. */
 void feed_applied(struct feed *feed, unsigned shard, struct machine_events *events, uint64_t index);

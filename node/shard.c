@@ -589,7 +589,9 @@ static void install_done(struct job *job) {
                      shard->options.number, job->error.message);
     }
     take_state(shard, job);
-    shard->settled = job->state.applied_index;
+    if (job->state.applied_index > shard->settled) {
+        shard->settled = job->state.applied_index;
+    }
     shard->next = job->state.applied_index + 1;
     shard->stalled_until_ms = 0;
     shard->durable_index = job->state.applied_index;

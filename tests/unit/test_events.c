@@ -258,6 +258,20 @@ static void test_rollback(void **state) {
     buffer_free(&good);
 }
 
+/* Entries that are applied once more, since the state fell back, were told before. */
+static void test_entries_applied_again(void **state) {
+    struct recorder *r = *state;
+    r->events.after = 2;
+    for (unsigned i = 1; i <= 3; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "%u", i);
+        begin(r, START_MS);
+        add_set(r, "p", key);
+        fixture_apply(&r->f);
+    }
+    assert_string_equal(listing(&r->events), "3 p set 3\n");
+}
+
 static void test_limit(void **state) {
     struct recorder *r = *state;
     r->events.limit_bytes = 100;
@@ -307,6 +321,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_projects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_grouping_does_not_matter, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rollback, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_entries_applied_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_job, setup, teardown),
     };

@@ -346,6 +346,24 @@ static void test_gaps(void **state) {
     }
 }
 
+/* A replica whose state fell back and got a snapshot of something it had told already. */
+static void test_no_gap(void **state) {
+    (void)state;
+    struct witness *w = witness_new();
+    happen("p", "a");
+    happen("p", "b");
+    assert_true(feed_reader_open_from(t.feed, &w->reader, 0, slice_of("p"), 0));
+    feed_reader_run(&w->reader);
+    feed_restart(t.feed, 0, 1);
+    feed_restart(t.feed, 0, 2);
+    assert_int_equal(w->lost, 0);
+    assert_int_equal(feed_oldest(t.feed, 0), 0);
+    assert_int_equal(feed_index(t.feed, 0), 2);
+    happen("p", "c");
+    expect(w, "1:a 2:b 3:c ");
+    witness_free(w);
+}
+
 /* A long catch-up is done in steps. */
 static void test_runs_are_bounded(void **state) {
     (void)state;
@@ -536,6 +554,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_history_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gaps, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_runs_are_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_readers, setup, teardown),
