@@ -82,6 +82,7 @@ struct project_label project_label(struct slice name) {
     if (size > 0) {
         memcpy(label.text, name.data, size);
     }
-    strcpy(label.text + size, size < name.size ? "..." : "");
+    bool is_cut = size < name.size;
+    memcpy(label.text + size, is_cut ? "..." : "", is_cut ? sizeof "..." : 1);
     return label;
 }
