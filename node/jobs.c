@@ -151,7 +151,9 @@ static void run_read(struct job *job, struct machine *machine) {
         enum error_code code = command_decode(job->reads[i].command, &commands[i], &job->error);
         ASSERT(code == ERROR_NONE); /* checked when it was made or received */
     }
+    machine_set_read_time(machine, job->time_ms);
     job->code = machine_read(machine, commands, job->n_reads, results, &job->n_done, &job->error);
+    machine_set_read_time(machine, 0); /* entries know no other time than theirs */
     for (unsigned i = 0; i < job->n_done; i++) {
         job->reads[i].result = results[i];
         if (job->code != ERROR_NONE) {

@@ -78,6 +78,7 @@ struct job {
     struct job_read *reads;
     unsigned n_reads;
     unsigned reads_capacity;
+    uint64_t time_ms;    /* in: see machine_set_read_time() */
     uint64_t read_index; /* in: the least that must be applied; ... */
     unsigned n_done;     /* out: so many of the reads were carried out */
     bool behind;         /* out: ... it was not, for lack of space: nothing was read */

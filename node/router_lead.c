@@ -539,6 +539,7 @@ void lead_run_reads(struct route *route) {
         }
         if (job == NULL) {
             job = job_new(JOB_READ, route->number, reads_done, route);
+            job->time_ms = shard_time_ms(route->shard);
         }
         job_add_read(job, buffer_slice(&op->command), op->index, op);
         list_remove(&op->link);

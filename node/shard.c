@@ -52,6 +52,8 @@ void shard_free(struct shard *shard) {
 
 static void pump(struct shard *shard);
 static void try_open(struct shard *shard, uint64_t now_ms);
+static void end_opening(struct shard *shard);
+static void tick_again(struct shard *shard, uint64_t now_ms);
 
 static enum machine_entry_kind machine_kind(enum log_entry_kind kind) {
     switch (kind) {
@@ -159,6 +161,8 @@ static void apply_done(struct job *job) {
     }
     job_free(job);
     try_open(shard, now_of(shard));
+    end_opening(shard);
+    tick_again(shard, now_of(shard));
     pump(shard);
 }
 
@@ -275,9 +279,14 @@ uint64_t shard_enqueued(const struct shard *shard) {
 
 /* --- leading ---------------------------------------------------------------------------------- */
 
-bool shard_is_ready(const struct shard *shard) {
+/* Leads, and its clock is open: it may put times into batches. */
+static bool has_opened(const struct shard *shard) {
     return !shard->stopped && shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER &&
            shard->lead_term == group_term(shard->group) && shard->opening_index > 0;
+}
+
+bool shard_is_ready(const struct shard *shard) {
+    return has_opened(shard) && shard->opening_clock_ms == 0;
 }
 
 uint64_t shard_time_ms(const struct shard *shard) {
@@ -290,18 +299,39 @@ void shard_clock(const struct shard *shard, struct group_clock *clock) {
     clock->anchored = shard->clock.anchored && !shard->clock.opening;
 }
 
+/* Something is to be removed from the state machine because its time has come. */
+static bool is_due(const struct shard *shard) {
+    return shard->state.next_expiry_ms > 0 && shard->state.next_expiry_ms <= shard_time_ms(shard);
+}
+
 /* An empty batch: moves the clock. */
 static bool propose_tick(struct shard *shard, uint64_t now_ms, uint64_t *index) {
     struct buffer batch = {0};
-    command_batch_begin(&batch, shard_time_ms(shard), LIMIT_QUOTA_DEFAULT);
+    uint64_t time_ms = shard_time_ms(shard);
+    command_batch_begin(&batch, time_ms, LIMIT_QUOTA_DEFAULT);
     struct payload *payload = payload_copy(buffer_slice(&batch));
     buffer_free(&batch);
     bool proposed = group_propose(shard->group, now_ms, &payload, 1, index);
     payload_unref(payload);
     if (proposed) {
         shard->last_tick_ms = now_ms;
+        shard->tick_index = *index;
+        shard->tick_time_ms = time_ms;
     }
     return proposed;
+}
+
+/* A tick removes so much and no more. When that was not all, the next one follows as soon as it is
+ * applied, so that others' entries and reads have their turn between. */
+static void tick_again(struct shard *shard, uint64_t now_ms) {
+    uint64_t index;
+    bool is_opening = shard->opening_clock_ms > 0;
+    if (has_opened(shard) && shard->tick_index > 0 &&
+        shard->state.applied_index >= shard->tick_index &&
+        shard->state.clock_ms < shard->tick_time_ms &&
+        (is_opening || log_has_space(shard->options.log))) {
+        (void)propose_tick(shard, now_ms, &index);
+    }
 }
 
 /* Tries to make a new leader ready. First it applies all that it found in its log (libraft proposes
@@ -320,10 +350,30 @@ static void try_open(struct shard *shard, uint64_t now_ms) {
         return;
     }
     uint64_t index = 0;
-    if (propose_tick(shard, now_ms, &index)) {
-        shard->opening_index = index;
+    if (!propose_tick(shard, now_ms, &index)) {
+        return;
+    }
+    shard->opening_index = index;
+    if (is_due(shard)) {
+        shard->opening_clock_ms = shard->tick_time_ms;
+    } else {
         shard->options.port.on_role(shard->options.port.data, shard->options.number);
     }
+}
+
+/* While nobody led, perhaps for hours, no tick removed what expired. Nothing is answered before
+ * the first ones of this leadership have. */
+static void end_opening(struct shard *shard) {
+    if (shard->opening_clock_ms > 0 && shard->state.clock_ms >= shard->opening_clock_ms) {
+        shard->opening_clock_ms = 0;
+        shard->options.port.on_role(shard->options.port.data, shard->options.number);
+    }
+}
+
+static void forget_opening(struct shard *shard) {
+    shard->opening_index = 0;
+    shard->opening_clock_ms = 0;
+    shard->tick_index = 0;
 }
 
 static void begin_leading(struct shard *shard) {
@@ -335,11 +385,18 @@ static void begin_leading(struct shard *shard) {
                                       .anchored = shard->clock.anchored};
     shard->lead_term = group_term(shard->group);
     shard->inherited = group_last(shard->group);
-    shard->opening_index = 0;
+    forget_opening(shard);
     cluster_time_open(&shard->clock, now_ms);
     cluster_time_sample(&shard->clock, &own);
     (void)group_read(shard->group); /* its probes bring the voters' clocks */
     try_open(shard, now_ms);
+}
+
+/* Voters may have come up since the first probes: all their walls count. */
+static void ask_again(struct shard *shard) {
+    if (shard->clock.opening && shard->lead_term != 0 && group_role(shard->group) == GROUP_LEADER) {
+        (void)group_read(shard->group);
+    }
 }
 
 void shard_on_role(struct shard *shard) {
@@ -349,7 +406,7 @@ void shard_on_role(struct shard *shard) {
         begin_leading(shard);
     } else if (!leads && shard->lead_term != 0) {
         shard->lead_term = 0;
-        shard->opening_index = 0;
+        forget_opening(shard);
         cluster_time_abandon(&shard->clock);
     }
     port->on_role(port->data, shard->options.number);
@@ -372,10 +429,8 @@ void shard_on_clock(struct shard *shard, uint64_t from, const struct group_clock
 
 static void expire(struct shard *shard, uint64_t now_ms) {
     uint64_t index;
-    if (!shard_is_ready(shard) || shard->state.next_expiry_ms == 0 ||
-        !log_has_space(shard->options.log) ||
-        now_ms < shard->last_tick_ms + shard->options.tick_ms ||
-        shard->state.next_expiry_ms > shard_time_ms(shard)) {
+    if (!shard_is_ready(shard) || !is_due(shard) || !log_has_space(shard->options.log) ||
+        now_ms < shard->last_tick_ms + shard->options.tick_ms) {
         return;
     }
     (void)propose_tick(shard, now_ms, &index);
@@ -672,6 +727,8 @@ void shard_on_installed(struct shard *shard) {
 
 void shard_tick(struct shard *shard, uint64_t now_ms) {
     try_open(shard, now_ms);
+    ask_again(shard);
+    tick_again(shard, now_ms);
     expire(shard, now_ms);
     if (shard->commit_after_ms > 0 && now_ms >= shard->commit_after_ms && !shard->stopped) {
         commit(shard);

@@ -96,7 +96,11 @@ struct shard {
     uint64_t lead_term;     /* term for which the clock was opened, 0: none */
     uint64_t inherited;     /* last index of the log when this leadership began */
     uint64_t opening_index; /* of the batch that opened the clock, 0: not open yet */
+    /* Not ready before the state machine's clock has come so far; 0: does not wait for that. */
+    uint64_t opening_clock_ms;
     uint64_t last_tick_ms;
+    uint64_t tick_index; /* the newest tick, and its time; 0: none in this leadership */
+    uint64_t tick_time_ms;
 };
 
 void shard_init(struct shard *shard, const struct shard_options *options,
@@ -118,7 +122,7 @@ void shard_on_installed(struct shard *shard);
 void shard_tick(struct shard *shard, uint64_t now_ms);
 
 /* True when this node leads the shard, has applied everything that earlier leaders committed and
- * may put times into batches. */
+ * may put times into batches, and what expired before it led has been removed. */
 bool shard_is_ready(const struct shard *shard);
 /* Cluster time for the next batch. Only while shard_is_ready(). */
 uint64_t shard_time_ms(const struct shard *shard);

@@ -103,6 +103,11 @@ enum error_code machine_commit(struct machine *machine, struct error *error);
  * nothing there; `events` must stay valid as long as it is set. */
 void machine_record_events(struct machine *machine, struct machine_events *events);
 
+/* From now on the time that a key has left is counted from this time, where it is later than the
+ * shard's clock, which stands still while nothing is written and nothing expires. Whether a key
+ * exists is still up to the shard's clock alone. 0: counted from that as well. */
+void machine_set_read_time(struct machine *machine, uint64_t now_ms);
+
 /* Runs read commands against one consistent view, until their results hold MACHINE_READ_BYTES:
  * *n_done of them are carried out then, at least one. results[i] belongs to the caller afterwards,
  * also where it is an error result; the return value is an error only when nothing could be read.

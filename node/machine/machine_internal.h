@@ -23,7 +23,8 @@ struct machine {
     bool in_transaction;            /* entries were applied and not yet committed */
     struct machine_state committed; /* while in_transaction: what a failure goes back to */
     struct buffer config;
-    uint64_t garbage; /* epochs that machine_reclaim() has to remove */
+    uint64_t read_time_ms; /* see machine_set_read_time() */
+    uint64_t garbage;      /* epochs that machine_reclaim() has to remove */
     /* The memory does not match the file: reading it back failed after a rollback. */
     bool is_stale;
 

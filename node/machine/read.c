@@ -39,7 +39,7 @@ static int64_t time_answer(const struct row *row, const struct command *command,
     if (row->expires_at_ms == 0) {
         return -1;
     }
-    uint64_t left_ms = row->expires_at_ms - origin_ms;
+    uint64_t left_ms = row->expires_at_ms > origin_ms ? row->expires_at_ms - origin_ms : 0;
     bool in_seconds = (command->flags & COMMAND_FLAG_ROUND_S) != 0;
     return (int64_t)(in_seconds ? left_ms / 1000 + (left_ms % 1000 >= 500) : left_ms);
 }
@@ -51,8 +51,9 @@ static enum error_code read_time(struct machine *machine, const struct project *
     struct reader args = reader_make(command->args);
     struct row row;
     enum error_code code = row_find(machine, project, command_next_arg(&args), &row, error);
-    uint64_t origin_ms = command->kind == COMMAND_PTTL ? machine->state.clock_ms : 0;
-    result->integer = time_answer(&row, command, origin_ms);
+    uint64_t now_ms = machine->state.clock_ms > machine->read_time_ms ? machine->state.clock_ms
+                                                                      : machine->read_time_ms;
+    result->integer = time_answer(&row, command, command->kind == COMMAND_PTTL ? now_ms : 0);
     return code;
 }
 
@@ -316,6 +317,10 @@ static enum error_code read_all(struct machine *machine, const struct command *c
         end_failed_read(machine);
     }
     return code;
+}
+
+void machine_set_read_time(struct machine *machine, uint64_t now_ms) {
+    machine->read_time_ms = now_ms;
 }
 
 enum error_code machine_read(struct machine *machine, const struct command *commands, unsigned n,

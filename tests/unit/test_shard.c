@@ -88,6 +88,57 @@ static void test_new_leader_with_a_skewed_wall(void **state) {
     assert_true(before_ms - after_ms >= passed_ms - 100);
 }
 
+struct delay {
+    struct fleet *fleet;
+    uint64_t until_ms; /* 0: not begun */
+};
+
+/* For a while nobody gets a batch, while probes pass. */
+static bool delay_batches(void *data, uint64_t from, uint64_t to,
+                          const struct peer_message *message) {
+    struct delay *delay = data;
+    struct raft_wire wire;
+    (void)from;
+    (void)to;
+    if (message->type != PEER_MESSAGE_APPEND ||
+        !raft_wire_decode(message->type, message->header, &wire)) {
+        return true;
+    }
+    for (unsigned i = 0; i < wire.append.n; i++) {
+        if (wire.append.entries[i].kind == LOG_ENTRY_COMMAND) {
+            if (delay->until_ms == 0) {
+                delay->until_ms = delay->fleet->now_ms + 200;
+            }
+            return delay->fleet->now_ms >= delay->until_ms;
+        }
+    }
+    return true;
+}
+
+/* Asks for a key through all nodes that are up, before there is a leader: none may see it, although
+ * the leader could confirm reads long before its first tick is committed. */
+static void check_first_answers(struct fleet *fleet, const char *key) {
+    struct delay delay = {.fleet = fleet};
+    struct request requests[FLEET_MAX];
+    fleet->filter = delay_batches;
+    fleet->filter_data = &delay;
+    for (uint64_t id = 1; id <= fleet->n; id++) {
+        if (fleet_node(fleet, id)->up) {
+            make_key_command(&requests[id - 1], COMMAND_GET, key);
+            submit_at(fleet, id, &requests[id - 1]);
+        }
+    }
+    for (uint64_t id = 1; id <= fleet->n; id++) {
+        if (fleet_node(fleet, id)->up) {
+            await_answer(fleet, &requests[id - 1]);
+            assert_int_equal(requests[id - 1].result.kind, RESULT_NIL);
+            request_free(&requests[id - 1]);
+        }
+    }
+    assert_true(fleet_leader(fleet) != 0 && delay.until_ms > 0);
+    fleet->filter = NULL;
+}
+
 /* All nodes were down for an hour: time has passed, by the walls. */
 static void test_whole_cluster_was_down(void **state) {
     struct fleet *fleet = *state;
@@ -102,11 +153,101 @@ static void test_whole_cluster_was_down(void **state) {
         fleet_node(fleet, id)->wall_ahead_ms += 3600000;
         fleet_restart(fleet, id);
     }
-    leader = fleet_await_leader(fleet, 0);
-    fleet_run(fleet, 200);
-    check_value(fleet, leader, "short", NULL);
-    int64_t ttl_ms = ttl_of(fleet, leader, "long");
+    check_first_answers(fleet, "short");
+    int64_t ttl_ms = ttl_of(fleet, fleet_leader(fleet), "long");
     assert_true(ttl_ms > 3500000 && ttl_ms <= 3600000);
+}
+
+/* The only node that was there all the time knows how long the others were away: its clock needs no
+ * wall, but nobody has ticked meanwhile. */
+static void test_no_majority_for_longer_than_a_ttl(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    uint64_t stays = leader % 3 + 1;
+    set_expiring(fleet, leader, "short", 2000);
+    fleet_run(fleet, 100);
+    for (uint64_t id = 1; id <= 3; id++) {
+        if (id != stays) {
+            fleet_crash(fleet, id, 1000);
+        }
+    }
+    fleet_run(fleet, 2500);
+    fleet_restart(fleet, leader);
+    check_first_answers(fleet, "short");
+}
+
+enum { HERD = 3 * MACHINE_PURGE_STEP + 100 };
+
+/* Keys that all fall due at the same time. */
+static void set_herd(struct fleet *fleet, uint64_t id, uint64_t expires_ms) {
+    struct command command = {
+        .kind = COMMAND_SET, .expiry_mode = COMMAND_EXPIRY_AT, .expiry_ms = expires_ms};
+    struct request *requests = mem_zalloc(HERD, sizeof *requests);
+    for (unsigned i = 0; i < HERD; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "herd-%05u", i);
+        struct slice args[2] = {slice_of(key), slice_of("value")};
+        request_make(&requests[i], &command, args, 2);
+        submit_at(fleet, id, &requests[i]);
+        if (i % 512 == 0) {
+            fleet_run(fleet, 2);
+        }
+    }
+    for (unsigned i = 0; i < HERD; i++) {
+        await_answer(fleet, &requests[i]);
+        assert_ok(&requests[i]);
+        request_free(&requests[i]);
+    }
+    mem_free(requests);
+}
+
+/* One tick does not remove that many, but no answer comes before the last one has. */
+static void test_a_herd_is_gone_after_all_were_down(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    set_expiring(fleet, leader, "first", 60000);
+    set_herd(fleet, leader, FLEET_WALL_MS + fleet->now_ms + 120000);
+    assert_int_equal(fleet_node(fleet, leader)->shard.state.keys, HERD + 1);
+    for (uint64_t id = 1; id <= 3; id++) {
+        fleet_crash(fleet, id, 1000);
+    }
+    for (uint64_t id = 1; id <= 3; id++) {
+        fleet_node(fleet, id)->wall_ahead_ms += 3600000;
+        fleet_restart(fleet, id);
+    }
+    char last[16];
+    snprintf(last, sizeof last, "herd-%05u", HERD - 1);
+    check_first_answers(fleet, last);
+    assert_int_equal(fleet_node(fleet, fleet_leader(fleet))->shard.state.keys, 0);
+}
+
+/* Nor do they wait for each other: tick follows tick as fast as they are applied. */
+static void test_a_herd_expires_at_once(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    uint64_t due_ms = FLEET_WALL_MS + fleet->now_ms + 4000;
+    set_herd(fleet, leader, due_ms);
+    struct shard *shard = &fleet_node(fleet, leader)->shard;
+    while (shard_time_ms(shard) < due_ms) {
+        fleet_run(fleet, 1);
+    }
+    fleet_run(fleet, shard->options.tick_ms + FLEET_DUTY_MS + 10);
+    assert_int_equal(shard->state.keys, 0);
+    check_agreement(fleet);
+}
+
+/* Nothing is written and nothing expires, so the state machine's clock stands still; what is left
+ * of a key's time does not. */
+static void test_time_left_shrinks_while_nothing_happens(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    set_expiring(fleet, leader, "key", 60000);
+    fleet_run(fleet, 30000);
+    for (uint64_t id = 1; id <= 3; id++) {
+        int64_t ttl_ms = ttl_of(fleet, id, "key");
+        assert_true(ttl_ms >= 29900 && ttl_ms <= 30100);
+    }
+    assert_true(clock_of(fleet, leader) + 29000 < shard_time_ms(&fleet_node(fleet, leader)->shard));
 }
 
 static bool watch_times(void *data, uint64_t from, uint64_t to,
@@ -397,6 +538,11 @@ int main(void) {
         cmocka_unit_test(test_first_clock_is_the_median_wall),
         cmocka_unit_test_setup_teardown(test_new_leader_with_a_skewed_wall, setup, teardown),
         cmocka_unit_test_setup_teardown(test_whole_cluster_was_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_majority_for_longer_than_a_ttl, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_herd_is_gone_after_all_were_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_herd_expires_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_time_left_shrinks_while_nothing_happens, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_times_in_the_log_never_fall, setup, teardown),
         cmocka_unit_test_setup_teardown(test_expiry_ticks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_leader_catches_up_before_it_is_ready, setup, teardown),

@@ -86,6 +86,7 @@ class Node:
         self.peer_port = free_port()
         self.http_port = free_port()
         self.process = None
+        self.environment = {}  # of every start, beside this process's own
         self.may_report = False  # this test provokes a report in the log
         self.unexpected_exits = []
         os.makedirs(self.directory)
@@ -118,7 +119,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **self.environment, **(environment or {})},
                 preexec_fn=_end_with_parent,
             )
 
