@@ -86,6 +86,8 @@ struct log {
     bool pending_urgent;
     uint64_t queued_bytes;
     uint64_t room;
+    /* What was written and is not known here yet, lies in this segment or behind it. */
+    uint32_t settled_segment;
 
     uv_thread_t thread;
     bool thread_running;
@@ -768,10 +770,14 @@ static void job_maybe_start(struct log *log) {
     ASSERT(result == 0);
 }
 
-/* Lets go of the oldest segments as far as they hold nothing that is needed. Their files stay until
- * what made them dispensable is on disk: that is what the queued operation waits for. */
+/* Lets go of the oldest segments as far as they hold nothing that is needed, not even entries of
+ * which the log thread has not told yet. Their files stay until what made them dispensable is on
+ * disk: that is what the queued operation waits for. */
 static void collect_dead(struct log *log) {
-    while (log_index_segment_oldest(log->index) != log_index_segment_newest(log->index) &&
+    if (log->queued_bytes == 0) {
+        log->settled_segment = log_index_segment_newest(log->index);
+    }
+    while (log_index_segment_oldest(log->index) < log->settled_segment &&
            log_index_oldest_live_total(log->index) == 0) {
         struct segment *segment = segment_list_pop(&log->segments);
         ASSERT(segment->number == log_index_segment_oldest(log->index));
@@ -811,6 +817,9 @@ static void log_service(struct log *log) {
 /* ---- Completion ----------------------------------------------------------------------------- */
 
 static void op_completed(struct log *log, const struct log_op *op) {
+    if (op->n > 0) {
+        log->settled_segment = op->entries[op->n - 1].location.segment;
+    }
     switch (op->type) {
     case LOG_OP_APPEND:
         for (unsigned k = 0; k < op->n; k++) {

@@ -1,0 +1,49 @@
+/* What goes wrong during a run. Each seed draws which kinds of fault occur, and how often. */
+#ifndef SIM_NEMESIS_H
+#define SIM_NEMESIS_H
+
+#include "tests/sim/kernel.h"
+
+/* X(symbol, name): the names are for --without and the summary. */
+#define FAULT_LIST(X)                                                                              \
+    X(FAULT_KILL, "kill")                                                                          \
+    X(FAULT_POWER, "power")                                                                        \
+    X(FAULT_IO_CRASH, "io-crash")                                                                  \
+    X(FAULT_STOP, "stop")                                                                          \
+    X(FAULT_ALL, "all-down")                                                                       \
+    X(FAULT_PAUSE, "pause")                                                                        \
+    X(FAULT_PARTITION, "partition")                                                                \
+    X(FAULT_ONE_WAY, "one-way")                                                                    \
+    X(FAULT_SLOW, "slow-link")                                                                     \
+    X(FAULT_DROP, "drop")                                                                          \
+    X(FAULT_CORRUPT, "corrupt")                                                                    \
+    X(FAULT_RESET, "reset")                                                                        \
+    X(FAULT_STALL, "disk-stall")                                                                   \
+    X(FAULT_WRITE_ERROR, "write-error")                                                            \
+    X(FAULT_SYNC_ERROR, "sync-error")                                                              \
+    X(FAULT_FULL, "disk-full")                                                                     \
+    X(FAULT_TRANSFER, "transfer")                                                                  \
+    X(FAULT_WALL, "wall-clock")                                                                    \
+    X(FAULT_WIPE, "wipe")                                                                          \
+    X(FAULT_BIT_FLIP, "bit-flip")                                                                  \
+    X(FAULT_LOST_FILE, "lost-file")
+
+enum fault {
+#define FAULT_ENUM(symbol, name) symbol,
+    FAULT_LIST(FAULT_ENUM)
+#undef FAULT_ENUM
+        FAULTS
+};
+
+const char *fault_name(enum fault fault);
+
+/* `kinds` has a bit for each kind that occurs; `mean_ns` is the time between two faults. */
+void nemesis_start(uint64_t kinds, uint64_t mean_ns);
+/* No more faults; what is broken gets repaired, all nodes are started. */
+void nemesis_heal(void);
+/* Nodes that end are not started again. */
+void nemesis_end(void);
+/* A node is being replaced. */
+bool nemesis_is_replacing(void);
+
+#endif
