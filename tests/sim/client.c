@@ -264,7 +264,7 @@ static enum op_kind draw_kind(const struct client *client) {
 }
 
 static int64_t draw_ttl_ms(void) {
-    return (int64_t)(50 + kernel_random(kernel_random(2) == 0 ? 500 : 5000));
+    return (int64_t)(50 + kernel_random(kernel_random(2) == 0 ? 500 : 2000));
 }
 
 static void draw_keys(struct op *op, unsigned n) {
@@ -542,16 +542,15 @@ static void model_answered(struct client *client, struct pending *pending,
 
 /* ---- owners ---- */
 
-static uint8_t large_byte(uint64_t sequence, uint32_t at) {
-    return (uint8_t)(sequence * 31 + at / 64 + 1);
-}
-
 static void fill_value(struct buffer *value, uint64_t sequence, uint32_t size) {
     char head[32];
     int n = snprintf(head, sizeof head, "w%" PRIu64 "-", sequence);
     buffer_append(value, head, (size_t)n);
-    while (value->size < size) {
-        buffer_put_u8(value, large_byte(sequence, (uint32_t)value->size));
+    uint8_t run[64];
+    for (unsigned k = 0; value->size < size; k++) {
+        size_t left = size - value->size;
+        memset(run, (int)((sequence * 31 + k) & 0xff), sizeof run);
+        buffer_append(value, run, left < sizeof run ? left : sizeof run);
     }
 }
 

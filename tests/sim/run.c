@@ -14,7 +14,8 @@
 #define HEALTHY_WITHIN (180 * SIM_S)
 #define EVEN_WITHIN (60 * SIM_S)
 #define ANSWERED_WITHIN (40 * SIM_S)
-#define PROGRESS_WITHIN (30 * SIM_S)
+#define PROGRESS_WITHIN (60 * SIM_S)
+#define PROGRESS_STEP (3 * SIM_S)
 #define STOPPED_WITHIN (30 * SIM_S)
 
 static uint64_t pick(struct prng *prng, const uint64_t *choices, unsigned n) {
@@ -55,7 +56,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         .n_model = (unsigned)PICK(&prng, 2, 4, 6, 10),
         .n_owners = (unsigned)PICK(&prng, 1, 2, 4),
         .n_projects = (unsigned)PICK(&prng, 1, 2, 3),
-        .think_ns = PICK(&prng, SIM_MS, 5 * SIM_MS, 20 * SIM_MS),
+        .think_ns = PICK(&prng, 2 * SIM_MS, 10 * SIM_MS, 10 * SIM_MS, 40 * SIM_MS),
         .depth = (unsigned)PICK(&prng, 1, 1, 2, 4),
         .n_per_check = (unsigned)PICK(&prng, 60, 150, 300),
         .large_bytes = (uint32_t)PICK(&prng, 100, 5000, 60000, 200000),
@@ -77,8 +78,8 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         plan.faults |= prng_next(&prng);
     }
     plan.faults &= (((uint64_t)1 << FAULTS) - 1) & ~limits->faults_off;
-    plan.fault_mean_ns = PICK(&prng, 200 * SIM_MS, SIM_S, 3 * SIM_S);
-    plan.chaos_ns = PICK(&prng, 10, 20, 40, 60) * SIM_S;
+    plan.fault_mean_ns = PICK(&prng, 100 * SIM_MS, 300 * SIM_MS, SIM_S, 2 * SIM_S);
+    plan.chaos_ns = PICK(&prng, 3, 6, 6, 10, 10, 20, 40) * SIM_S;
     /* Bytes that wait on a cut or paused path look new when they are read at last. */
     uint64_t holds_back = (uint64_t)1 << FAULT_PAUSE | (uint64_t)1 << FAULT_PARTITION |
                           (uint64_t)1 << FAULT_ONE_WAY | (uint64_t)1 << FAULT_SLOW |
@@ -153,13 +154,13 @@ static bool all_down(void) {
 static void expect_progress(void) {
     uint64_t until = kernel_now() + PROGRESS_WITHIN;
     (void)clients_progress();
-    run_for(PROGRESS_WITHIN / 3);
+    run_for(PROGRESS_STEP);
     uint64_t least = clients_progress();
     while (least == 0) {
         if (kernel_now() >= until) {
             sim_fail("LIVENESS a client makes no progress although nothing is broken");
         }
-        run_for(PROGRESS_WITHIN / 3);
+        run_for(PROGRESS_STEP);
         least = clients_progress();
     }
 }
@@ -206,9 +207,9 @@ struct run_result run_seed(uint64_t seed, const struct run_limits *limits) {
     }
     sim_log("the cluster is healthy");
     expect_progress();
-    run_for(8 * SIM_S); /* longer than any time to live */
+    run_for(3 * SIM_S); /* longer than any time to live */
     clients_expect_expiry();
-    run_for(3 * SIM_S);
+    run_for(2 * SIM_S);
     clients_stop();
     if (!run_until(clients_are_idle, ANSWERED_WITHIN)) {
         sim_fail("LIVENESS operations stay without an answer");

@@ -32,7 +32,7 @@ struct vfs_file {
     struct inode *inode;
     struct shared *shared; /* main databases only */
     char path[DISK_PATH];
-    bool sync_dir; /* with the first sync, as for new journals and WALs of the Unix VFS */
+    bool sync_dir; /* with the first sync, as the Unix VFS does it for journals and WALs */
     bool delete_on_close;
     int lock;
     bool has_shm;
@@ -336,8 +336,9 @@ static int sim_open(sqlite3_vfs *vfs, sqlite3_filename name, sqlite3_file *file,
         if (result != 0) {
             return result == -ENOSPC ? SQLITE_FULL : SQLITE_CANTOPEN;
         }
-        f->sync_dir = (flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL)) != 0;
     }
+    f->sync_dir = (flags & SQLITE_OPEN_CREATE) != 0 &&
+                  (flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL)) != 0;
     inode_ref(f->inode);
     snprintf(f->path, sizeof f->path, "%s", name);
     f->delete_on_close = (flags & SQLITE_OPEN_DELETEONCLOSE) != 0;
