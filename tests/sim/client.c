@@ -50,9 +50,9 @@ struct pending {
     enum pending_kind kind;
     struct op op;
     struct generation *generation;
-    unsigned key;       /* of an owner */
-    uint64_t sequence;  /* of its write */
-    uint64_t reflects;  /* its read must reflect what was acknowledged before this time */
+    unsigned key;      /* of an owner */
+    uint64_t sequence; /* of its write */
+    uint64_t reflects; /* its read must reflect what was acknowledged before this time */
     uint64_t called;
 };
 
@@ -244,18 +244,16 @@ static void unique_value(struct client *client, struct model_value *value) {
 }
 
 static enum op_kind draw_kind(const struct client *client) {
-    static const enum op_kind single[] = {OP_GET,    OP_GET,    OP_GET,     OP_SET,     OP_SET,
-                                          OP_DEL,    OP_EXISTS, OP_INCRBY,  OP_APPEND,  OP_STRLEN,
-                                          OP_GETDEL, OP_PERSIST, OP_PEXPIRE, OP_PTTL,
-                                          OP_GETRANGE, OP_DELEX};
-    static const enum op_kind multi[] = {OP_GET,  OP_SET,    OP_DEL,  OP_MSET,   OP_MSETNX,
-                                         OP_MGET, OP_MGET,   OP_RENAME, OP_COPY, OP_DBSIZE,
+    static const enum op_kind single[] = {
+        OP_GET,    OP_GET,    OP_GET,    OP_SET,     OP_SET,     OP_DEL,  OP_EXISTS,   OP_INCRBY,
+        OP_APPEND, OP_STRLEN, OP_GETDEL, OP_PERSIST, OP_PEXPIRE, OP_PTTL, OP_GETRANGE, OP_DELEX};
+    static const enum op_kind multi[] = {OP_GET,    OP_SET,     OP_DEL,    OP_MSET,  OP_MSETNX,
+                                         OP_MGET,   OP_MGET,    OP_RENAME, OP_COPY,  OP_DBSIZE,
                                          OP_DBSIZE, OP_FLUSHDB, OP_INCRBY, OP_EXISTS};
     for (unsigned tries = 0; tries < 100; tries++) {
-        enum op_kind kind =
-            client->project->multi_key
-                ? multi[kernel_random(sizeof multi / sizeof multi[0])]
-                : single[kernel_random(sizeof single / sizeof single[0])];
+        enum op_kind kind = client->project->multi_key
+                                ? multi[kernel_random(sizeof multi / sizeof multi[0])]
+                                : single[kernel_random(sizeof single / sizeof single[0])];
         if ((options.kinds & ((uint64_t)1 << kind)) != 0) {
             return kind;
         }
@@ -421,10 +419,10 @@ static void put_key_number(struct client *client, const char *name, const struct
 
 static void put_op(struct client *client, const struct op *op) {
     static const char *const plain[OP_KINDS] = {
-        [OP_GET] = "GET",       [OP_DEL] = "DEL",         [OP_EXISTS] = "EXISTS",
-        [OP_STRLEN] = "STRLEN", [OP_GETDEL] = "GETDEL",   [OP_PERSIST] = "PERSIST",
-        [OP_PTTL] = "PTTL",     [OP_MGET] = "MGET",       [OP_RENAME] = "RENAME",
-        [OP_COPY] = "COPY",     [OP_DBSIZE] = "DBSIZE",   [OP_FLUSHDB] = "FLUSHDB"};
+        [OP_GET] = "GET",       [OP_DEL] = "DEL",       [OP_EXISTS] = "EXISTS",
+        [OP_STRLEN] = "STRLEN", [OP_GETDEL] = "GETDEL", [OP_PERSIST] = "PERSIST",
+        [OP_PTTL] = "PTTL",     [OP_MGET] = "MGET",     [OP_RENAME] = "RENAME",
+        [OP_COPY] = "COPY",     [OP_DBSIZE] = "DBSIZE", [OP_FLUSHDB] = "FLUSHDB"};
     switch (op->kind) {
     case OP_SET:
         put_set(client, op);
@@ -507,8 +505,8 @@ static bool is_error(const struct reply *reply, const char *prefix) {
 
 /* The server says that nothing was done. */
 static bool is_refusal(const struct reply *reply) {
-    static const char *const prefixes[] = {"NOLEADER", "BUSY", "NOSPACE", "QUOTA", "STALE",
-                                           "TOOBIG"};
+    static const char *const prefixes[] = {"NOLEADER", "BUSY",  "NOSPACE",
+                                           "QUOTA",    "STALE", "TOOBIG"};
     for (unsigned i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
         if (is_error(reply, prefixes[i])) {
             cover_add("refused operations", 1);
@@ -557,8 +555,7 @@ static void fill_value(struct buffer *value, uint64_t sequence, uint32_t size) {
 static uint64_t attempt_new(struct owned *owned, bool is_delete, uint32_t size) {
     if (owned->n == owned->capacity) {
         owned->capacity = owned->capacity == 0 ? 64 : 2 * owned->capacity;
-        owned->attempts =
-            sim_realloc(owned->attempts, owned->capacity * sizeof *owned->attempts);
+        owned->attempts = sim_realloc(owned->attempts, owned->capacity * sizeof *owned->attempts);
     }
     owned->attempts[owned->n] = (struct attempt){.is_delete = is_delete, .size = size};
     return owned->n++;

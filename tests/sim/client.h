@@ -23,10 +23,10 @@ struct client_options {
     /* How much older than their bound eventual reads may be: leaders that were deposed without
      * knowing it, messages that wait unread (docs/consistency.md). */
     uint64_t stale_slack_ns;
-    double multi_key;     /* share of projects with operations on several keys */
-    double expiry;        /* share of writes with an expiry */
-    double drift;         /* most that a clock is off */
-    uint64_t kinds;       /* bit by enum op_kind: which ones occur */
+    double multi_key; /* share of projects with operations on several keys */
+    double expiry;    /* share of writes with an expiry */
+    double drift;     /* most that a clock is off */
+    uint64_t kinds;   /* bit by enum op_kind: which ones occur */
 };
 
 void clients_start(const struct client_options *options);

@@ -72,7 +72,8 @@ static void make_config(struct node *node) {
 }
 
 bool node_may_end(const struct node *node) {
-    return node->damaged || node->host->disk->used + ((uint64_t)8 << 20) > node->host->disk->capacity;
+    return node->damaged ||
+           node->host->disk->used + ((uint64_t)8 << 20) > node->host->disk->capacity;
 }
 
 static void node_main(void *data) {

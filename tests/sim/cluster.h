@@ -19,11 +19,11 @@ struct node {
     struct process *process;
     struct server *server; /* while its process serves */
     struct config config;
-    bool ready;        /* as /readyz would say */
-    bool damaged;      /* the simulator damaged its files: it may refuse to start */
-    bool refused;      /* ... and did */
-    bool blank;        /* its disk is empty: it has to be replaced */
-    bool clean_stop;   /* the last end was an orderly one */
+    bool ready;      /* as /readyz would say */
+    bool damaged;    /* the simulator damaged its files: it may refuse to start */
+    bool refused;    /* ... and did */
+    bool blank;      /* its disk is empty: it has to be replaced */
+    bool clean_stop; /* the last end was an orderly one */
     uint64_t starts;
     uint64_t down_since;
 };

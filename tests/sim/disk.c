@@ -87,8 +87,7 @@ static void names_change(struct disk *disk, struct disk_names *names,
 static void note_change(struct disk *disk, struct pending_name change) {
     if (disk->n_pending == disk->pending_capacity) {
         disk->pending_capacity = disk->pending_capacity == 0 ? 16 : disk->pending_capacity * 2;
-        disk->pending =
-            sim_realloc(disk->pending, disk->pending_capacity * sizeof *disk->pending);
+        disk->pending = sim_realloc(disk->pending, disk->pending_capacity * sizeof *disk->pending);
     }
     inode_ref(change.inode);
     disk->pending[disk->n_pending++] = change;
@@ -185,8 +184,8 @@ struct disk *disk_new(struct host *host) {
     disk->host = host;
     disk->capacity = DISK_CAPACITY;
     disk->generation = 1;
-    disk->faults = (struct disk_faults){
-        .write_ns = 10 * SIM_US, .sync_ns = 300 * SIM_US, .survives = -1};
+    disk->faults =
+        (struct disk_faults){.write_ns = 10 * SIM_US, .sync_ns = 300 * SIM_US, .survives = -1};
     make_root(disk);
     return disk;
 }
@@ -364,7 +363,7 @@ static void inode_lose_power(struct disk *disk, struct inode *inode, double surv
         }
     }
     if (n_dirty > 0) {
-        cover(n_lost == 0          ? "power loss: unsynced sectors all kept"
+        cover(n_lost == 0         ? "power loss: unsynced sectors all kept"
               : n_lost == n_dirty ? "power loss: unsynced sectors all lost"
                                   : "power loss: unsynced sectors torn");
     }

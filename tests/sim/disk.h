@@ -53,7 +53,7 @@ struct pending_name {
 struct disk_faults {
     uint64_t write_ns; /* mean time of calls */
     uint64_t sync_ns;
-    double stall;    /* chance that a sync takes long ... */
+    double stall; /* chance that a sync takes long ... */
     uint64_t stall_ns;
     double write_error;
     double sync_error;
@@ -83,8 +83,7 @@ int disk_unlink(struct disk *disk, const char *path);
 int disk_sync_dir(struct disk *disk, const char *dir);
 void inode_ref(struct inode *inode);
 void inode_unref(struct disk *disk, struct inode *inode);
-ssize_t disk_read(struct disk *disk, struct inode *inode, void *data, size_t size,
-                  uint64_t offset);
+ssize_t disk_read(struct disk *disk, struct inode *inode, void *data, size_t size, uint64_t offset);
 ssize_t disk_write(struct disk *disk, struct inode *inode, const void *data, size_t size,
                    uint64_t offset);
 int disk_resize(struct disk *disk, struct inode *inode, uint64_t size);

@@ -93,17 +93,16 @@ static void check_leader(struct shard_facts *facts, const struct node *node, uns
 }
 
 /* A node votes once in a term, and its term never falls, across restarts too. */
-static void check_vote(struct node_facts *facts, const struct node *node, unsigned k,
-                       const struct log_group_state *state) {
-    if (state->term < facts->term) {
+static void check_vote(struct node_facts *facts, const struct node *node, unsigned k, uint64_t term,
+                       uint64_t voted_for) {
+    if (term < facts->term) {
         sim_fail("TERM shard %u: node %u went from term %llu to %llu", k, node->id,
-                 (unsigned long long)facts->term, (unsigned long long)state->term);
+                 (unsigned long long)facts->term, (unsigned long long)term);
     }
-    if (state->term == facts->term && facts->voted_for != 0 &&
-        state->voted_for != facts->voted_for) {
+    if (term == facts->term && facts->voted_for != 0 && voted_for != facts->voted_for) {
         sim_fail("VOTE shard %u: node %u voted for %llu and then %llu in term %llu", k, node->id,
-                 (unsigned long long)facts->voted_for, (unsigned long long)state->voted_for,
-                 (unsigned long long)state->term);
+                 (unsigned long long)facts->voted_for, (unsigned long long)voted_for,
+                 (unsigned long long)term);
     }
 }
 
@@ -173,11 +172,13 @@ static void check_shard(const struct node *node, unsigned k) {
         own->commit = 0;
         own->applied = 0;
     }
-    check_vote(own, node, k, &state);
+    uint64_t term = raft_current_term(&group->raft);
+    uint64_t voted_for = raft_voted_for(&group->raft);
+    check_vote(own, node, k, term, voted_for);
     /* What is not on disk yet was told to nobody: a crash may undo it. */
     if (group->votes_pending == 0) {
-        own->term = state.term;
-        own->voted_for = state.voted_for;
+        own->term = term;
+        own->voted_for = voted_for;
     }
     uint64_t commit = group_commit(group);
     /* A snapshot is in the place of the database before the log goes on behind it. */

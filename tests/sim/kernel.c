@@ -39,8 +39,8 @@ struct thread {
     void *data;
     bool ended;
     bool parked;
-    bool token;        /* woken before it parked */
-    uint64_t park;     /* counts waits, so that a late timeout is recognised */
+    bool token;    /* woken before it parked */
+    uint64_t park; /* counts waits, so that a late timeout is recognised */
     bool timed_out;
     struct thread *joiner;
     void *fake_stack;

@@ -25,6 +25,7 @@ static void usage(FILE *to) {
     fputs("Usage: sim --seed N [--log] [--nodes N] [--clients N] [--shards N] [--seconds N]\n"
           "           [--without FAULT,FAULT...] [--shrink]\n"
           "       sim --swarm [--minutes M] [--jobs N] [--first SEED] [--seeds N]\n"
+          "           [--no-shrink]\n"
           "       sim --list FILE\n"
           "\n"
           "Simulates a cluster with faults, from a seed: the same seed gives the same run.\n"
@@ -98,6 +99,8 @@ int main(int argc, char **argv) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(name, "--log") == 0) {
             log = true;
+        } else if (strcmp(name, "--no-shrink") == 0) {
+            swarm.no_shrink = true;
         } else if (strcmp(name, "--shrink") == 0) {
             shrink = true;
         } else if (strcmp(name, "--swarm") == 0) {

@@ -186,8 +186,8 @@ static void heap_aligned_free(void *data, size_t alignment, void *pointer) {
 
 void memory_install(void) {
     static const sqlite3_mem_methods methods = {
-        sqlite_malloc, __wrap_free,     sqlite_realloc, sqlite_size, sqlite_round_up,
-        sqlite_init,   sqlite_shutdown, NULL};
+        sqlite_malloc,   __wrap_free, sqlite_realloc,  sqlite_size,
+        sqlite_round_up, sqlite_init, sqlite_shutdown, NULL};
     static struct raft_heap heap = {NULL,         heap_malloc,        heap_free,        heap_calloc,
                                     heap_realloc, heap_aligned_alloc, heap_aligned_free};
     (void)sqlite3_config(SQLITE_CONFIG_SINGLETHREAD);

@@ -36,7 +36,7 @@ struct config {
 
 struct search {
     const struct history *history;
-    unsigned only_key; /* MODEL_KEYS: all */
+    unsigned only_key;      /* MODEL_KEYS: all */
     struct config *configs; /* CONFIGS_MAX */
     size_t n;
     uint16_t *table; /* hash to 1 + position in `configs`, 0: empty */
@@ -523,8 +523,8 @@ static int by_time(const void *a, const void *b) {
     return x->order < y->order ? -1 : 1;
 }
 
-static void explain(const struct search *search, const struct moment *moments, size_t at,
-                    char *why, size_t size) {
+static void explain(const struct search *search, const struct moment *moments, size_t at, char *why,
+                    size_t size) {
     char text[200];
     op_print(moments[at].op, text, sizeof text);
     int n = snprintf(why, size, "not explainable: %s; before it:", text);
@@ -568,8 +568,7 @@ static enum verdict check_part(const struct history *history, unsigned only_key,
             continue;
         }
         unsigned slot = 0;
-        while (search.slots[slot] != moments[i].op ||
-               (search.open & ((uint32_t)1 << slot)) == 0) {
+        while (search.slots[slot] != moments[i].op || (search.open & ((uint32_t)1 << slot)) == 0) {
             slot++;
         }
         verdict = on_return(&search, slot);
@@ -600,10 +599,10 @@ enum verdict history_check(const struct history *history, char *why, size_t size
 
 /* ---- for people ---- */
 
-static const char *const op_names[] = {
-    "GET",  "SET",     "DEL",  "EXISTS",   "INCRBY",   "APPEND", "STRLEN", "GETDEL",
-    "PERSIST", "PEXPIRE", "PTTL", "GETRANGE", "DELEX",  "MSET",   "MSETNX",
-    "MGET", "RENAME",  "COPY", "DBSIZE",   "FLUSHDB"};
+static const char *const op_names[] = {"GET",    "SET",      "DEL",    "EXISTS",  "INCRBY",
+                                       "APPEND", "STRLEN",   "GETDEL", "PERSIST", "PEXPIRE",
+                                       "PTTL",   "GETRANGE", "DELEX",  "MSET",    "MSETNX",
+                                       "MGET",   "RENAME",   "COPY",   "DBSIZE",  "FLUSHDB"};
 
 static int print_reply(const struct op *op, char *text, size_t size) {
     const struct reply *reply = &op->reply;

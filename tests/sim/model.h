@@ -17,9 +17,9 @@ enum { MODEL_KEYS = 4, MODEL_VALUE = 40, MODEL_ARGS = 2 * MODEL_KEYS };
 
 enum op_kind {
     OP_GET,
-    OP_SET,      /* flags below */
-    OP_DEL,      /* all keys in `keys` */
-    OP_EXISTS,   /* all keys in `keys` */
+    OP_SET,    /* flags below */
+    OP_DEL,    /* all keys in `keys` */
+    OP_EXISTS, /* all keys in `keys` */
     OP_INCRBY,
     OP_APPEND,
     OP_STRLEN,
@@ -28,7 +28,7 @@ enum op_kind {
     OP_PEXPIRE,
     OP_PTTL,
     OP_GETRANGE,
-    OP_DELEX,    /* IFEQ */
+    OP_DELEX, /* IFEQ */
     OP_MSET,
     OP_MSETNX,
     OP_MGET,
@@ -39,14 +39,7 @@ enum op_kind {
     OP_KINDS
 };
 
-enum {
-    SET_NX = 1,
-    SET_XX = 2,
-    SET_GET = 4,
-    SET_PX = 8,
-    SET_KEEPTTL = 16,
-    SET_IFEQ = 32
-};
+enum { SET_NX = 1, SET_XX = 2, SET_GET = 4, SET_PX = 8, SET_KEEPTTL = 16, SET_IFEQ = 32 };
 
 /* Of longer values the size and the first bytes are known. */
 struct model_value {
@@ -89,8 +82,8 @@ struct history {
     bool multi_key;
     /* Operations that were called after this must not see keys whose time is well over. */
     uint64_t strict_from;
-    double drift;          /* most that any clock is off */
-    bool early_expiry_ok;  /* wall clocks were moved and the whole cluster was down */
+    double drift;         /* most that any clock is off */
+    bool early_expiry_ok; /* wall clocks were moved and the whole cluster was down */
 };
 
 size_t history_add(struct history *history, const struct op *op);

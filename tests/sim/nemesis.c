@@ -234,8 +234,8 @@ static void wipe(struct node *node) {
 static void damage(struct node *node, enum fault fault) {
     char path[DISK_PATH];
     uint64_t offset = 0;
-    static const char *const flip_words[] = {".seg", ".seg", ".seg", "/identity", "/boot",
-                                             "/peers"};
+    static const char *const flip_words[] = {".seg",      ".seg",  ".seg",
+                                             "/identity", "/boot", "/peers"};
     static const char *const lose_words[] = {".seg", "/identity"};
     bool done = fault == FAULT_BIT_FLIP
                     ? disk_flip_bit(node->host->disk, flip_words[kernel_random(6)], path, &offset)

@@ -25,7 +25,7 @@ struct endpoint {
     struct endpoint *next; /* of all endpoints */
     net_event_fn on_event;
     void *data;
-    bool owned;     /* somebody holds it */
+    bool owned; /* somebody holds it */
     bool connected;
     bool broken;
     bool end_sent;
@@ -34,7 +34,7 @@ struct endpoint {
     /* Towards the other side. */
     struct segment *first; /* not yet arrived */
     struct segment **last;
-    bool sending;          /* an attempt to send `first` is under way */
+    bool sending; /* an attempt to send `first` is under way */
     unsigned attempts;
     uint64_t attempts_since;
     uint64_t arrives_at; /* of the newest segment under way */
@@ -267,8 +267,7 @@ static void try_send(struct endpoint *sender) {
     double drop = sender->host == receiver->host ? 0 : paths[sender->host][receiver->host].drop;
     bool lost = path_is_cut(sender->host, receiver->host) || (drop > 0 && kernel_chance(drop));
     if (!lost) {
-        uint64_t at =
-            kernel_now() + path_delay(sender->host, receiver->host, sender->first->size);
+        uint64_t at = kernel_now() + path_delay(sender->host, receiver->host, sender->first->size);
         plan(sender, at, on_arrival);
         return;
     }
@@ -347,8 +346,7 @@ static void try_acknowledge(struct endpoint *receiver) {
     }
     receiver->acking = true;
     if (!path_is_cut(receiver->host, sender->host)) {
-        plan(receiver, kernel_now() + path_delay(receiver->host, sender->host, 0),
-             on_acknowledged);
+        plan(receiver, kernel_now() + path_delay(receiver->host, sender->host, 0), on_acknowledged);
         return;
     }
     if (receiver->ack_attempts == 0) {

@@ -16,10 +16,10 @@
 
 enum net_event {
     NET_CONNECTED,
-    NET_REFUSED,   /* nobody listens */
-    NET_READABLE,  /* bytes or the end of the stream */
-    NET_WRITABLE,  /* there is room again */
-    NET_BROKEN     /* reset or timed out */
+    NET_REFUSED,  /* nobody listens */
+    NET_READABLE, /* bytes or the end of the stream */
+    NET_WRITABLE, /* there is room again */
+    NET_BROKEN    /* reset or timed out */
 };
 
 /* One side of a connection. */

@@ -285,8 +285,8 @@ int __wrap_closedir(DIR *dir) {
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now) {
     struct process *process = process_current();
     ASSERT(process != NULL);
-    uint64_t ns = clock == CLOCK_REALTIME ? host_wall_ns(process->host)
-                                          : host_monotonic_ns(process->host);
+    uint64_t ns =
+        clock == CLOCK_REALTIME ? host_wall_ns(process->host) : host_monotonic_ns(process->host);
     now->tv_sec = (time_t)(ns / SIM_S);
     now->tv_nsec = (long)(ns % SIM_S);
     return 0;

@@ -39,17 +39,17 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
     struct prng prng;
     struct plan plan;
     prng_seed(&prng, seed ^ 0x706c616e);
-    plan.cluster = (struct cluster_options){
-        .n_nodes = (unsigned)PICK(&prng, 1, 3, 3, 3, 3, 3, 2, 4, 5, 5, 7),
-        .n_shards = (unsigned)PICK(&prng, 1, 1, 2, 3),
-        .heartbeat_ms = PICK(&prng, 20, 50, 50, 100),
-        .snapshot_log_bytes = PICK(&prng, 65536, 65536, 262144, 1048576),
-        .trailing_entries = PICK(&prng, 0, 0, 8, 64, 4096),
-        .log_cache = PICK(&prng, 65536, 65536, 1048576),
-        .workers = (unsigned)PICK(&prng, 1, 2),
-        .rebalance = prng_below(&prng, 2) == 0,
-        .request_timeout_ms = PICK(&prng, 1000, 5000, 5000),
-        .default_quota = PICK(&prng, 1 << 30, 1 << 30, 300000)};
+    plan.cluster =
+        (struct cluster_options){.n_nodes = (unsigned)PICK(&prng, 1, 3, 3, 3, 3, 3, 2, 4, 5, 5, 7),
+                                 .n_shards = (unsigned)PICK(&prng, 1, 1, 2, 3),
+                                 .heartbeat_ms = PICK(&prng, 20, 50, 50, 100),
+                                 .snapshot_log_bytes = PICK(&prng, 65536, 65536, 262144, 1048576),
+                                 .trailing_entries = PICK(&prng, 0, 0, 8, 64, 4096),
+                                 .log_cache = PICK(&prng, 65536, 65536, 1048576),
+                                 .workers = (unsigned)PICK(&prng, 1, 2),
+                                 .rebalance = prng_below(&prng, 2) == 0,
+                                 .request_timeout_ms = PICK(&prng, 1000, 5000, 5000),
+                                 .default_quota = PICK(&prng, 1 << 30, 1 << 30, 300000)};
     plan.cluster.election_ms = plan.cluster.heartbeat_ms * PICK(&prng, 5, 10);
     plan.drift = (double)PICK(&prng, 0, 1, 10) / 10000;
     plan.clients = (struct client_options){
@@ -63,8 +63,8 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         .multi_key = (double)PICK(&prng, 0, 1, 2) / 2,
         .expiry = (double)PICK(&prng, 0, 1, 5) / 10,
         .drift = plan.drift + 0.0001,
-        .kinds = prng_next(&prng) | prng_next(&prng) | (uint64_t)1 << OP_SET |
-                 (uint64_t)1 << OP_GET};
+        .kinds =
+            prng_next(&prng) | prng_next(&prng) | (uint64_t)1 << OP_SET | (uint64_t)1 << OP_GET};
     /* What many clients do to one project at once is too hard to check. */
     while (plan.clients.n_model * plan.clients.depth > 8 * plan.clients.n_projects) {
         if (plan.clients.depth > 1) {
@@ -86,6 +86,9 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
                           (uint64_t)1 << FAULT_DROP | (uint64_t)1 << FAULT_CORRUPT |
                           (uint64_t)1 << FAULT_POWER | (uint64_t)1 << FAULT_IO_CRASH |
                           (uint64_t)1 << FAULT_ALL | (uint64_t)1 << FAULT_WIPE;
+    if (prng_below(&prng, 4) == 0) {
+        plan.faults &= ~holds_back;
+    }
     plan.clients.stale_slack_ns = (plan.faults & holds_back) != 0
                                       ? 3600 * SIM_S
                                       : 2 * plan.cluster.election_ms * SIM_MS + 50 * SIM_MS;

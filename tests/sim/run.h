@@ -1,4 +1,5 @@
-/* One run of the simulator: a seed's cluster, its clients, its faults, and the checks at the end. */
+/* One run of the simulator: a seed's cluster, its clients, its faults, and the checks at the end.
+ */
 #ifndef SIM_RUN_H
 #define SIM_RUN_H
 
@@ -10,8 +11,8 @@ struct run_limits {
     unsigned nodes;
     unsigned clients;
     unsigned shards;
-    uint64_t seconds;     /* of faults, simulated */
-    uint64_t faults_off;  /* bit by enum fault */
+    uint64_t seconds;    /* of faults, simulated */
+    uint64_t faults_off; /* bit by enum fault */
 };
 
 struct run_result {

@@ -253,6 +253,16 @@ int swarm_shrink(uint64_t seed, const struct run_limits *limits) {
 
 /* ---- swarms ---- */
 
+/* For scripts/test: how many tests this was. */
+static void write_counts(uint64_t n, uint64_t n_failed) {
+    const char *path = getenv("COUNTS");
+    FILE *file = path == NULL ? NULL : fopen(path, "w");
+    if (file != NULL) {
+        fprintf(file, "%" PRIu64 " %" PRIu64 "\n", n - n_failed, n_failed);
+        fclose(file);
+    }
+}
+
 static int by_name(const void *a, const void *b) {
     return strcmp(a, b);
 }
@@ -327,8 +337,9 @@ int swarm_run(const struct swarm_options *options) {
     }
     /* Rare events need some seeds before their absence means anything. */
     int missing = print_summary(now_s() - begun, totals.seeds >= 100);
+    write_counts(totals.seeds, totals.failed + (missing > 0 ? 1 : 0));
     if (failed_seed != 0) {
-        return swarm_shrink(failed_seed, &options->limits);
+        return options->no_shrink ? 1 : swarm_shrink(failed_seed, &options->limits);
     }
     return missing > 0 ? 2 : 0;
 }
@@ -357,6 +368,7 @@ int swarm_run_list(const char *program, const char *path) {
         }
     }
     fclose(file);
+    write_counts(n, n_failed);
     printf("%u seeds of the list, %u failed\n", n, n_failed);
     return n_failed > 0 ? 1 : 0;
 }

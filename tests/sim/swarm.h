@@ -8,9 +8,10 @@
 
 struct swarm_options {
     double minutes;
-    unsigned jobs;      /* 0: one per core */
-    uint64_t n_seeds;   /* 0: until the time is over */
+    unsigned jobs;    /* 0: one per core */
+    uint64_t n_seeds; /* 0: until the time is over */
     uint64_t first_seed;
+    bool no_shrink;
     struct run_limits limits;
 };
 

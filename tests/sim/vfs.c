@@ -18,7 +18,7 @@ struct shared {
     struct shared *next;
     struct inode *inode;
     unsigned refs;
-    unsigned n_shared; /* connections with at least SQLITE_LOCK_SHARED */
+    unsigned n_shared;       /* connections with at least SQLITE_LOCK_SHARED */
     struct vfs_file *writer; /* with more than that */
     void *regions[SHM_REGIONS];
     unsigned shm_shared[SQLITE_SHM_NLOCK];
@@ -140,8 +140,7 @@ static int sim_write(sqlite3_file *file, const void *data, int size, sqlite3_int
 static int sim_truncate(sqlite3_file *file, sqlite3_int64 size) {
     struct vfs_file *f = own(file);
     disk_wait(f->disk, 0);
-    return disk_resize(f->disk, f->inode, (uint64_t)size) == 0 ? SQLITE_OK
-                                                               : SQLITE_IOERR_TRUNCATE;
+    return disk_resize(f->disk, f->inode, (uint64_t)size) == 0 ? SQLITE_OK : SQLITE_IOERR_TRUNCATE;
 }
 
 static int sim_sync(sqlite3_file *file, int flags) {

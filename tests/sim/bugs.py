@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Deliberate bugs, each of which the simulator has to find: the check of its checks.
+
+    bugs.py list                    names, one a line
+    bugs.py source NAME             the file of the source tree that the bug is in
+    bugs.py apply NAME ROOT OUT     writes that file with the bug in it to OUT
+    bugs.py table ROOT BUILD        builds and runs them all and prints a table
+
+A bug replaces a piece of text that must occur exactly once: when the code moves on, the build of the
+bug fails and the table below has to follow.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+LIMIT_S = 120
+
+# name: (what it is, file, text, what comes in its place, and perhaps more such pairs)
+BUGS = {
+    "ack-before-fsync": (
+        "entries are acknowledged without having been synced", "raft/log_writer.c",
+        "    result = writer->files.storage->sync(writer->files.storage->context, tail->file);\n",
+        "    result = 0;\n"),
+    "read-any-term": (
+        "read index: answers of another term confirm a leader", "raft/group_receive.c",
+        "    if (group->raft.state != RAFT_LEADER || wire->term != raft_current_term(&group->raft)) {\n"
+        "        return;\n    }\n    unsigned n = group_voters(group, voters);\n",
+        "    if (group->raft.state != RAFT_LEADER) {\n"
+        "        return;\n    }\n    unsigned n = group_voters(group, voters);\n",
+        "    if (wire->term != raft_current_term(&group->raft) || group->votes_pending > 0) {\n"
+        "        return;\n    }\n    port->clock(",
+        "    port->clock("),
+    "read-no-quorum": (
+        "linearizable reads do not ask a majority", "node/router_lead.c",
+        "    return op->round <= group_reads_confirmed(route->shard->group) &&\n"
+        "           op->index <= shard_enqueued(route->shard);",
+        "    return op->index <= shard_enqueued(route->shard);"),
+    "apply-twice": (
+        "the last entry is applied again after a restart", "node/machine/machine.c",
+        "        .applied_index = database_u64(database, get, META_APPLIED_INDEX),\n",
+        "        .applied_index = database_u64(database, get, META_APPLIED_INDEX) -\n"
+        "                         (database_u64(database, get, META_APPLIED_INDEX) > 2 ? 1 : 0),\n"),
+    "local-clock-expiry": (
+        "a replica expires keys by its own clock", "node/machine/apply.c",
+        "    if (context.now_ms < machine->state.clock_ms) {\n",
+        "    struct timespec now;\n    clock_gettime(CLOCK_REALTIME, &now);\n"
+        "    context.now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;\n"
+        "    if (context.now_ms < machine->state.clock_ms) {\n"),
+    "vote-twice": (
+        "a vote is not on disk: after a crash the node votes again in that term", "raft/group.c",
+        "    log_set_vote(group->options.log, group->options.number, term, voted_for,"
+        " &write->request);\n",
+        "    (void)voted_for;\n"
+        "    log_set_vote(group->options.log, group->options.number, term, 0, &write->request);\n"),
+    "vote-before-disk": (
+        "messages do not wait until term and vote are on disk", "raft/group.c",
+        "        if (group->votes_pending == 0) {\n"
+        "            group_send_message(group, &update->messages.batch[i]);\n"
+        "            continue;\n        }\n",
+        "        if (group->votes_pending < 1000000) {\n"
+        "            group_send_message(group, &update->messages.batch[i]);\n"
+        "            continue;\n        }\n"),
+    "torn-tail": (
+        "recovery believes records whose payload is not intact", "raft/log_format.c",
+        "        if (!log_record_decode(segment, offset, seed, &record) ||"
+        " record.sequence != sequence ||\n"
+        "            !log_record_intact(segment, offset, &record)) {\n",
+        "        if (!log_record_decode(segment, offset, seed, &record) ||"
+        " record.sequence != sequence) {\n"),
+    "quorum-of-one-less": (
+        "a read is confirmed by half of the voters, as if a removed node had answered",
+        "raft/read_index.c",
+        "    if (answered <= n_voters / 2) {\n",
+        "    if (answered + 1 <= n_voters / 2) {\n"),
+    "wiped-node-votes": (
+        "a node that lost its disk is let in under its old identity", "node/server_wiring.c",
+        "    if (known == incarnation) {\n        return true;\n    }\n",
+        "    if (known == incarnation || known != 0) {\n        return true;\n    }\n"),
+    "lost-clock": (
+        "the shard's clock is lost with a restart and in snapshots", "node/machine/machine.c",
+        "        .clock_ms = database_u64(database, get, META_CLOCK),\n", ""),
+    "early-cut": (
+        "the log is cut behind what the database has not made durable",
+        "node/machine/database.c",
+        "    *complete = rc == SQLITE_OK && fold_reached(frames, moved, wal_bytes);\n",
+        "    (void)fold_reached;\n    (void)wal_bytes;\n    *complete = rc == SQLITE_OK;\n"),
+    "session-goes-back": (
+        "session reads do not wait for what the session has seen", "node/router_local.c",
+        "    op->index = op->level == READ_SESSION ? op->min_index : 0;\n",
+        "    op->index = 0;\n"),
+    "maxstale-ignored": (
+        "a bounded read is answered however old the replica is", "node/router_local.c",
+        "           (route->fresh_ms == 0 || now_ms > route->fresh_ms + op->max_stale_ms);\n",
+        "           now_ms == 0 && route->fresh_ms == 0;\n"),
+    "retry-too-soon": (
+        "a write is sent again before the fate of its first attempt is known", "node/router.c",
+        "    return op->state == OP_FORWARDED && op->fence < fence;\n",
+        "    (void)fence;\n    return op->state == OP_FORWARDED;\n"),
+    "corrupt-frames": (
+        "peers believe frames without looking at their checksum", "raft/wire.c",
+        "    return decoder->crc == bytes_get_u32(decoder->header + 8) ? NULL : \"checksum mismatch\";\n",
+        "    return NULL;\n"),
+}
+
+
+def source_of(name):
+    return BUGS[name][1]
+
+
+def apply(name, root, out):
+    path = BUGS[name][1]
+    changes = BUGS[name][2:]
+    with open(os.path.join(root, path), encoding="utf-8") as file:
+        text = file.read()
+    for old, new in zip(changes[::2], changes[1::2]):
+        if text.count(old) != 1:
+            sys.exit(f"bugs.py: the text of {name} occurs {text.count(old)} times in {path}, "
+                     "not once: the code has moved on")
+        text = text.replace(old, new)
+    if "clock_gettime" in changes[1]:
+        text = "#include <time.h>\n" + text
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with open(out, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def run_one(build, name):
+    program = os.path.join(build, "tests", "sim", f"sim_bug_{name}")
+    begun = time.monotonic()
+    result = subprocess.run([program, "--swarm", "--minutes", str(LIMIT_S / 60), "--no-shrink"],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            check=False)
+    took = time.monotonic() - begun
+    failed = re.search(r"^FAILED at [0-9.]+ s: (.*)$", result.stdout, re.M)
+    seeds = re.search(r"^(\d+) seeds in", result.stdout, re.M)
+    crashed = re.search(r"^seed \d+ failed: (\S+)", result.stdout, re.M)
+    kind = failed.group(1) if failed else crashed.group(1) if crashed else None
+    return took, seeds.group(1) if seeds else "?", kind
+
+
+def table(root, build, names):
+    del root
+    names = names or list(BUGS)
+    targets = [f"sim_bug_{name}" for name in names]
+    subprocess.run(["cmake", "--build", build, "--target"] + targets, check=True,
+                   stdout=subprocess.DEVNULL)
+    missed = 0
+    print(f"{'bug':20} {'found after':>12} {'seeds':>6}  by")
+    for name in names:
+        took, seeds, kind = run_one(build, name)
+        found = f"{took:.0f} s" if kind else "NOT FOUND"
+        missed += 0 if kind else 1
+        print(f"{name:20} {found:>12} {seeds:>6}  {(kind or '')[:80]}", flush=True)
+    print(f"{len(names) - missed} of {len(names)} deliberate bugs found")
+    return 1 if missed else 0
+
+
+def main(arguments):
+    if arguments[:1] == ["list"]:
+        print("\n".join(BUGS))
+        return 0
+    if arguments[:1] == ["source"] and len(arguments) == 2:
+        print(source_of(arguments[1]))
+        return 0
+    if arguments[:1] == ["apply"] and len(arguments) == 4:
+        apply(*arguments[1:])
+        return 0
+    if arguments[:1] == ["table"] and len(arguments) >= 3:
+        return table(arguments[1], arguments[2], arguments[3:])
+    print(__doc__)
+    return 64
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
