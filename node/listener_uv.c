@@ -273,6 +273,7 @@ static void listener_on_prepare(uv_prepare_t *handle) {
     if (list_empty(&listener->marked)) {
         uv_idle_stop(&listener->idle);
     }
+    session_host_begin_turn(listener->sessions);
 }
 
 /* Whether the client has left the connection hanging for too long. */

@@ -681,6 +681,23 @@ static void session_count_input(struct session *session) {
     }
 }
 
+/* Takes commands until one has to wait, or others' turn has come: it stays pending then. */
+static void session_take_commands(struct session *session) {
+    struct session_host *host = session->host;
+    unsigned left = host->turn_commands < SESSION_TURN_ALL ? SESSION_RUN : SESSION_RUN_BUSY;
+    while (!session->closing) {
+        if (!session->has_pending && !session_parse(session)) {
+            break;
+        }
+        if (left == 0 || !session_may_dispatch(session)) {
+            break;
+        }
+        left--;
+        host->turn_commands++;
+        session_dispatch(session);
+    }
+}
+
 static void session_run(struct session *session) {
     ASSERT(!session->running);
     session->running = true;
@@ -689,15 +706,7 @@ static void session_run(struct session *session) {
         session->again = NULL;
         slot_send_step(slot);
     }
-    while (!session->closing) {
-        if (!session->has_pending && !session_parse(session)) {
-            break;
-        }
-        if (!session_may_dispatch(session)) {
-            break;
-        }
-        session_dispatch(session);
-    }
+    session_take_commands(session);
     subscriptions_run(session);
     session->running = false;
     session_count_input(session);
@@ -781,6 +790,10 @@ void session_free(struct session *session) {
     session_access_free(&session->access);
     mem_free(session->seen);
     mem_free(session);
+}
+
+void session_host_begin_turn(struct session_host *host) {
+    host->turn_commands = 0;
 }
 
 uint64_t session_id(const struct session *session) {

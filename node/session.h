@@ -18,6 +18,10 @@
  * bytes of them are, or max_output bytes of replies are not yet sent; then it stops wanting input,
  * and TCP makes the client wait.
  *
+ * Turns. In one turn of the loop a session begins a few commands only and leaves the rest of its
+ * pipeline for the next turn, so that a client that sends thousands at once makes others wait for
+ * milliseconds at most.
+ *
  * Threads: the loop thread. */
 #ifndef NODE_SESSION_H
 #define NODE_SESSION_H
@@ -40,7 +44,10 @@ struct session;
 enum {
     SESSION_OUTPUT_DEFAULT = 8 * 1024 * 1024, /* bytes of unsent replies, plus one reply */
     SESSION_OP_BYTES = 8 * 1024 * 1024,       /* bytes of operations under way, plus one */
-    SESSION_READ_WINDOW = 16,                 /* reads under way at first; see session.c */
+    SESSION_RUN = 64,                         /* commands that a session begins at a time ... */
+    SESSION_RUN_BUSY = 4,     /* ... once all of the node's sessions have begun ... */
+    SESSION_TURN_ALL = 512,   /* ... this many in the same turn of the loop */
+    SESSION_READ_WINDOW = 16, /* reads under way at first; see session.c */
     SESSION_READ_WINDOW_MAX = 128,
     SESSION_LARGE_REPLY = 64 * 1024, /* a reply that narrows the window */
     SESSION_INPUT_SLACK = 64 * 1024, /* input that a session may always hold, bytes */
@@ -98,7 +105,8 @@ struct session_host {
     struct list_node sessions;             /* of struct session */
     struct list_node watches;              /* for node/subscriptions.c */
     unsigned n_sessions;
-    unsigned n_slots; /* operations of live and of dead sessions that are not completed */
+    unsigned n_slots;       /* operations of live and of dead sessions that are not completed */
+    unsigned turn_commands; /* begun in this turn of the loop */
     uint64_t last_id;
     uint64_t input_bytes; /* held by the parsers */
     uint64_t reply_bytes; /* replies not sent yet, of all sessions */
@@ -107,6 +115,9 @@ struct session_host {
 
 void session_host_init(struct session_host *host, const struct session_limits *limits,
                        const struct session_port *port);
+
+/* The next turn of the loop begins. */
+void session_host_begin_turn(struct session_host *host);
 
 /* `wake` is called, never from within another call on this session, when an operation completed:
  * there may be output, or session_resume() has work. `peer` and `local` are addresses for humans.

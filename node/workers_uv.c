@@ -11,13 +11,18 @@
  * to delay a job that arrives meanwhile. */
 enum { RECLAIM_STEP = 256 };
 
+/* Jobs that are finished in one turn of the loop, which has others to serve. */
+enum { DONE_PER_TURN = 8 };
+
 struct worker {
     struct workers *workers;
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
-    struct list_node queue; /* under mutex */
-    bool stop;              /* under mutex */
+    struct list_node *queues; /* under mutex: jobs of each shard, in order */
+    unsigned n_queued;        /* under mutex: in all queues */
+    unsigned next;            /* under mutex: shard whose turn it is */
+    bool stop;                /* under mutex */
 };
 
 struct workers {
@@ -35,24 +40,9 @@ struct workers {
     void *closed_data;
 };
 
-static void list_move(struct list_node *from, struct list_node *to) {
-    list_init(to);
-    if (!list_empty(from)) {
-        to->next = from->next;
-        to->prev = from->prev;
-        to->next->prev = to;
-        to->prev->next = to;
-        list_init(from);
-    }
-}
-
-static void hand_back(struct workers *workers, struct list_node *finished) {
+static void hand_back(struct workers *workers, struct job *job) {
     pthread_mutex_lock(&workers->done_mutex);
-    while (!list_empty(finished)) {
-        struct list_node *node = list_first(finished);
-        list_remove(node);
-        list_push(&workers->done, node);
-    }
+    list_push(&workers->done, &job->link);
     pthread_mutex_unlock(&workers->done_mutex);
     uv_async_send(&workers->async);
 }
@@ -76,13 +66,31 @@ static bool reclaim(struct worker *worker) {
     return more_anywhere;
 }
 
-static bool take_jobs(struct worker *worker, struct list_node *jobs, bool wait) {
+/* The next job of the shard whose turn it is: a shard with much to do delays the others by one of
+ * its jobs. Under the mutex. */
+static struct job *next_job(struct worker *worker) {
+    unsigned n_shards = worker->workers->n_shards;
+    for (unsigned i = 0; i < n_shards && worker->n_queued > 0; i++) {
+        struct list_node *queue = &worker->queues[worker->next];
+        worker->next = (worker->next + 1) % n_shards;
+        if (!list_empty(queue)) {
+            struct list_node *node = list_first(queue);
+            list_remove(node);
+            worker->n_queued--;
+            return LIST_ENTRY(node, struct job, link);
+        }
+    }
+    return NULL;
+}
+
+/* False when the thread is to end. *job is NULL when there is none and `wait` is false. */
+static bool take_job(struct worker *worker, struct job **job, bool wait) {
     pthread_mutex_lock(&worker->mutex);
-    while (wait && list_empty(&worker->queue) && !worker->stop) {
+    while (wait && worker->n_queued == 0 && !worker->stop) {
         pthread_cond_wait(&worker->wake, &worker->mutex);
     }
-    list_move(&worker->queue, jobs);
-    bool go_on = !worker->stop || !list_empty(jobs);
+    *job = next_job(worker);
+    bool go_on = !worker->stop || *job != NULL;
     pthread_mutex_unlock(&worker->mutex);
     return go_on;
 }
@@ -90,23 +98,16 @@ static bool take_jobs(struct worker *worker, struct list_node *jobs, bool wait) 
 static void *worker_main(void *data) {
     struct worker *worker = data;
     struct workers *workers = worker->workers;
-    struct list_node jobs;
-    struct list_node finished;
+    struct job *job;
     bool garbage = false;
-    list_init(&finished);
-    while (take_jobs(worker, &jobs, !garbage)) {
-        if (list_empty(&jobs)) {
+    while (take_job(worker, &job, !garbage)) {
+        if (job == NULL) {
             garbage = reclaim(worker);
             continue;
         }
-        while (!list_empty(&jobs)) {
-            struct job *job = LIST_ENTRY(list_first(&jobs), struct job, link);
-            list_remove(&job->link);
-            job_run(job, &workers->machines[job->shard], &workers->options[job->shard]);
-            garbage = garbage || job->state.has_garbage;
-            list_push(&finished, &job->link);
-        }
-        hand_back(workers, &finished);
+        job_run(job, &workers->machines[job->shard], &workers->options[job->shard]);
+        garbage = garbage || job->state.has_garbage;
+        hand_back(workers, job);
     }
     return NULL;
 }
@@ -132,6 +133,7 @@ static void finish_close(struct workers *workers) {
         pthread_join(worker->thread, NULL);
         pthread_cond_destroy(&worker->wake);
         pthread_mutex_destroy(&worker->mutex);
+        mem_free(worker->queues);
     }
     for (unsigned i = 0; i < workers->n_shards; i++) {
         machine_close(workers->machines[i]);
@@ -140,17 +142,34 @@ static void finish_close(struct workers *workers) {
     uv_close((uv_handle_t *)&workers->async, async_closed);
 }
 
+static struct job *take_done(struct workers *workers) {
+    struct job *job = NULL;
+    pthread_mutex_lock(&workers->done_mutex);
+    if (!list_empty(&workers->done)) {
+        struct list_node *node = list_first(&workers->done);
+        list_remove(node);
+        job = LIST_ENTRY(node, struct job, link);
+    }
+    pthread_mutex_unlock(&workers->done_mutex);
+    return job;
+}
+
+static bool has_done(struct workers *workers) {
+    pthread_mutex_lock(&workers->done_mutex);
+    bool any = !list_empty(&workers->done);
+    pthread_mutex_unlock(&workers->done_mutex);
+    return any;
+}
+
 static void on_async(uv_async_t *async) {
     struct workers *workers = async->data;
-    struct list_node done;
-    pthread_mutex_lock(&workers->done_mutex);
-    list_move(&workers->done, &done);
-    pthread_mutex_unlock(&workers->done_mutex);
-    while (!list_empty(&done)) {
-        struct job *job = LIST_ENTRY(list_first(&done), struct job, link);
-        list_remove(&job->link);
+    struct job *job;
+    for (unsigned i = 0; i < DONE_PER_TURN && (job = take_done(workers)) != NULL; i++) {
         workers->outstanding--;
         job->done(job);
+    }
+    if (has_done(workers)) {
+        uv_async_send(async);
     }
     if (workers->closing && workers->outstanding == 0) {
         workers->closing = false;
@@ -162,7 +181,10 @@ static void start_threads(struct workers *workers) {
     for (unsigned i = 0; i < workers->n_threads; i++) {
         struct worker *worker = &workers->threads[i];
         worker->workers = workers;
-        list_init(&worker->queue);
+        worker->queues = mem_alloc(workers->n_shards * sizeof *worker->queues);
+        for (unsigned shard = 0; shard < workers->n_shards; shard++) {
+            list_init(&worker->queues[shard]);
+        }
         pthread_mutex_init(&worker->mutex, NULL);
         pthread_cond_init(&worker->wake, NULL);
         int rv = pthread_create(&worker->thread, NULL, worker_main, worker);
@@ -254,9 +276,8 @@ void workers_submit(struct workers *workers, struct job *job) {
         return;
     }
     pthread_mutex_lock(&worker->mutex);
-    bool was_empty = list_empty(&worker->queue);
-    list_push(&worker->queue, &job->link);
-    if (was_empty) {
+    list_push(&worker->queues[job->shard], &job->link);
+    if (worker->n_queued++ == 0) {
         pthread_cond_signal(&worker->wake);
     }
     pthread_mutex_unlock(&worker->mutex);
