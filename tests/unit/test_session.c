@@ -151,7 +151,9 @@ static void feed_bytes(struct session *session, const void *bytes, size_t size) 
     }
 }
 
+/* In a turn of its own. */
 static void feed(const char *text) {
+    session_host_begin_turn(&t.host);
     feed_bytes(t.session, text, strlen(text));
 }
 
@@ -844,6 +846,42 @@ static void test_pipeline_is_bounded(void **state) {
     assert_int_equal(strlen(sent_by(t.session)), 40 * 5);
 }
 
+static void feed_pings(struct session *session, unsigned n) {
+    struct buffer text = {0};
+    for (unsigned i = 0; i < n; i++) {
+        buffer_append(&text, "PING\r\n", 6);
+    }
+    feed_bytes(session, text.data, text.size);
+    buffer_free(&text);
+}
+
+/* A long pipeline leaves the rest of a turn to others, and many of them leave it to the last. */
+static void test_sessions_take_turns(void **state) {
+    (void)state;
+    const size_t pong = strlen("+PONG\r\n");
+    struct session *others[SESSION_TURN_ALL / SESSION_RUN];
+    feed_pings(t.session, 3 * SESSION_RUN);
+    assert_int_equal(strlen(sent_by(t.session)), SESSION_RUN * pong);
+    assert_true(session_needs_resume(t.session));
+    assert_false(session_wants_read(t.session));
+    for (unsigned i = 0; i < SESSION_TURN_ALL / SESSION_RUN; i++) {
+        others[i] = open_session();
+        feed_pings(others[i], 2 * SESSION_RUN);
+        size_t begun = i + 1 < SESSION_TURN_ALL / SESSION_RUN ? SESSION_RUN : SESSION_RUN_BUSY;
+        assert_int_equal(strlen(sent_by(others[i])), begun * pong);
+    }
+    session_host_begin_turn(&t.host);
+    session_resume(t.session);
+    assert_int_equal(strlen(sent_by(t.session)), SESSION_RUN * pong);
+    session_resume(t.session);
+    assert_int_equal(strlen(sent_by(t.session)), SESSION_RUN * pong);
+    assert_false(session_needs_resume(t.session));
+    assert_true(session_wants_read(t.session));
+    for (unsigned i = 0; i < SESSION_TURN_ALL / SESSION_RUN; i++) {
+        session_free(others[i]);
+    }
+}
+
 static void test_output_is_bounded(void **state) {
     (void)state;
     feed("GET a\r\nGET b\r\nGET c\r\n");
@@ -1246,6 +1284,7 @@ int main(void) {
         TEST(test_completion_within_submit),
         TEST(test_any_order_of_completion),
         TEST(test_pipeline_is_bounded),
+        TEST(test_sessions_take_turns),
         TEST(test_output_is_bounded),
         TEST(test_reads_of_large_values_narrow_the_window),
         TEST(test_half_received_commands_are_bounded_together),
