@@ -3,6 +3,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "base/number.h"
 #include "base/resp.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
@@ -291,6 +292,50 @@ void verb_watch(struct call *call) {
         call_submit_as(call, &submission);
     }
     mem_free(keys);
+}
+
+/* Watches the keys of WATCHVER; false when one cannot be watched, which has been answered. */
+static bool watch_versions(struct call *call) {
+    struct transaction *transaction = &call->session->transaction;
+    struct error error;
+    for (unsigned i = 1; i < call->argc; i += 2) {
+        int64_t version;
+        if (!call_check_keys(call, i, i + 1)) {
+            return false;
+        }
+        if (!number_parse_integer(call->argv[i + 1], &version) || version < 0) {
+            call_error(call, "ERR", "a version is a number of 0 or more, as GETVER tells it");
+            return false;
+        }
+        if (transaction_watches(transaction, call->argv[i])) {
+            call_error(call, "ERR", "this key is watched already; UNWATCH it first");
+            return false;
+        }
+        uint32_t number = transaction->n_watched;
+        enum error_code code =
+            transaction_watch(transaction, session_project(call->session), call->argv[i], &error);
+        if (code != ERROR_NONE) {
+            call_error(call, error_prefix(code), "%s", error.message);
+            return false;
+        }
+        uint8_t bytes[sizeof(uint64_t)];
+        bytes_put_u64(bytes, (uint64_t)version);
+        transaction_set_versions(transaction, number, slice_make(bytes, sizeof bytes));
+    }
+    return true;
+}
+
+/* Between MULTI and EXEC as well: a client that knows the versions sends all in one go, and
+ * whatever is wrong with this command, or a server that does not have it, makes EXEC abort. */
+void verb_watchver(struct call *call) {
+    if (call->argc % 2 == 0) {
+        call->session->transaction.watch_failed = true;
+        call_error(call, "ERR", "wrong number of arguments for 'watchver' command");
+    } else if (watch_versions(call)) {
+        call_ok(call);
+    } else {
+        call->session->transaction.watch_failed = true;
+    }
 }
 
 void verb_unwatch(struct call *call) {

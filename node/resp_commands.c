@@ -277,6 +277,9 @@ static const struct verb verbs[] = {
      "EXEC answers nil if one of the keys changes before", verb_watch, LEAF},
     {"watchkeys", -2, VERB_SETTLED | VERB_SUBSCRIBED, NO_KEYS, PUBSUB, "prefix [FROM index]",
      "Follows what happens to the keys with a prefix", verb_watchkeys, LEAF},
+    {"watchver", -3, VERB_READONLY | VERB_FAST | VERB_CONTROL, 1, -1, 2, TRANSACTIONS,
+     "key version [key version ...]", "EXEC answers nil if a key has another version",
+     verb_watchver, LEAF},
 };
 
 const struct verb *verb_table(unsigned *count) {

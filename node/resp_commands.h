@@ -253,6 +253,7 @@ void verb_exec(struct call *call);
 void verb_multi(struct call *call);
 void verb_unwatch(struct call *call);
 void verb_watch(struct call *call);
+void verb_watchver(struct call *call);
 /* commands_server.c */
 void verb_command(struct call *call);
 void verb_command_count(struct call *call);

@@ -5,9 +5,11 @@ import re
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 from harness.case import ClusterTest, quick, sanitizer
-from harness.cluster import ROOT, Options, REPORTS
+from harness.cluster import REPORTS, ROOT, Options
+from harness.wait import wait_for
 
 
 def build_directory():
@@ -16,6 +18,11 @@ def build_directory():
 
 def program(name):
     return os.path.join(build_directory(), "tests/client", f"client_{name}")
+
+
+def is_ready(node):
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/readyz", timeout=5) as answer:
+        return answer.status == 200
 
 
 def seeds(cluster):
@@ -81,6 +88,48 @@ class ClientLibraryTest(ClusterTest):
         output = self.run_program("load", seeds(cluster), projects, 8, 4)
         self.report(output.strip().splitlines()[-1])
         self.assertRegex(output, r"acknowledged [1-9]\d* unknown 0 failed 0 exact")
+
+    @quick
+    @sanitizer
+    def test_transactions_and_watched_versions(self):
+        cluster = self.start_cluster()
+        output = self.run_program("transactions", seeds(cluster), 4)
+        self.report(output.strip())
+        self.assertRegex(output, r"[1-9]\d* conflicts")
+
+    @quick
+    @sanitizer
+    def test_authentication(self):
+        cluster = self.make_cluster(auth="required")
+        for node in cluster.nodes:
+            files = {}
+            for name in ("admin", "service"):
+                files[f"{name}_token_file"] = path = os.path.join(node.directory, name)
+                with open(path, "w", encoding="ascii", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+                    file.write(f"{name}-secret-of-this-test\n")
+            node.write_config(**files)
+            node.start()
+        wait_for(lambda: all(is_ready(node) for node in cluster.nodes), "all nodes to be ready", 60)
+        self.run_program(
+            "access", seeds(cluster), "admin-secret-of-this-test", "service-secret-of-this-test"
+        )
+
+    @sanitizer
+    def test_a_watch_goes_on_through_the_loss_of_nodes(self):
+        cluster = self.start_cluster()
+        rounds = 1 if Options.sanitizer() else 2
+        watching = Running(self, program("watching"), seeds(cluster), 6 * rounds)
+        for _ in range(rounds):
+            for node in cluster.nodes:
+                time.sleep(0.5)
+                node.kill()
+                node.start()
+                cluster.wait_ready()
+        output = watching.wait()
+        self.report(output.strip())
+        counts = re.search(r"(\d+) writes, (\d+) changes, (\d+) times ready, (\d+) gaps", output)
+        self.assertGreater(int(counts[1]), 20)
+        self.assertGreater(int(counts[3]), 1)
 
     def _load_with(self, disturb, seconds, projects=24):
         """Runs the counters while disturb(cluster, load) does its work; they must end exact."""

@@ -777,6 +777,17 @@ static void test_closing_with_requests(void **state) {
     fake_stop(&fixture.servers[0]);
 }
 
+static void test_closing_closes_sessions(void **state) {
+    (void)state;
+    struct fixture fixture;
+    start(&fixture, NULL, NULL);
+    assert_int_equal(set(&fixture, 5000), IKV_OK);
+    ikv_project_close(fixture.project);
+    assert_int_equal(ikv_close(fixture.client), IKV_OK);
+    assert_int_equal(fake_count(&fixture.servers[0], "ONCE CLOSE 0"), 1);
+    fake_stop(&fixture.servers[0]);
+}
+
 static void ignore(void *data, ikv_reply *reply) {
     (void)data;
     (void)reply;
@@ -943,6 +954,7 @@ int main(void) {
         cmocka_unit_test(test_silent_node),
         cmocka_unit_test(test_transactions),
         cmocka_unit_test(test_closing_with_requests),
+        cmocka_unit_test(test_closing_closes_sessions),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_blocking_in_a_callback),
         cmocka_unit_test(test_forked_child),

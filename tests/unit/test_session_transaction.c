@@ -498,6 +498,46 @@ static void test_a_watch_that_failed_aborts(void **state) {
     assert_reply("UNWATCH\r\nMULTI\r\nEXEC\r\n", "+OK\r\n+OK\r\n*0\r\n");
 }
 
+static void test_known_versions_are_watched(void **state) {
+    (void)state;
+    feed("MULTI\r\nWATCHVER a 7 b 0\r\nSET a 1\r\nEXEC\r\n");
+    assert_int_equal(t.n_ops, 1);
+    struct reader args = args_of(0, COMMAND_TRANSACTION);
+    assert_int_equal(next_number(&args), 2);
+    assert_next(&args, "a");
+    assert_int_equal(next_number(&args), 7);
+    assert_next(&args, "b");
+    assert_int_equal(next_number(&args), 0);
+    complete(0, (struct result){.kind = RESULT_NIL});
+    assert_string_equal(sent(), "+OK\r\n+OK\r\n+QUEUED\r\n*-1\r\n");
+    /* Outside of MULTI, beside WATCH. */
+    feed("WATCH c\r\nWATCHVER a 9\r\nMULTI\r\nSET a 1\r\nEXEC\r\n");
+    complete_versions(1, (uint64_t[]){5}, 1);
+    args = args_of(2, COMMAND_TRANSACTION);
+    assert_int_equal(next_number(&args), 2);
+    assert_next(&args, "c");
+    assert_int_equal(next_number(&args), 5);
+    assert_next(&args, "a");
+    assert_int_equal(next_number(&args), 9);
+    complete(2, (struct result){.kind = RESULT_NIL});
+    assert_string_equal(sent(), "+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n*-1\r\n");
+}
+
+static void test_a_wrong_watchver_aborts(void **state) {
+    (void)state;
+    const char *const cases[] = {"WATCHVER a x\r\n",     "WATCHVER a -1\r\n",
+                                 "WATCHVER a\r\n",       "WATCHVER a 1 b\r\n",
+                                 "WATCHVER a 1 a 1\r\n", "WATCHVER \"\" 1\r\n"};
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_reply("MULTI\r\n", "+OK\r\n");
+        feed(cases[i]);
+        assert_non_null(strstr(sent(), "-"));
+        assert_reply("SET a 1\r\nEXEC\r\n",
+                     "+QUEUED\r\n-EXECABORT Transaction discarded because of previous errors.\r\n");
+    }
+    assert_int_equal(t.n_ops, 0);
+}
+
 static void test_a_watch_belongs_to_a_project(void **state) {
     (void)state;
     feed("WATCH a\r\n");
@@ -744,6 +784,8 @@ int main(void) {
         TEST(test_reads_wait_for_the_versions),
         TEST(test_discard_and_unwatch_forget_the_keys),
         TEST(test_a_watch_that_failed_aborts),
+        TEST(test_known_versions_are_watched),
+        TEST(test_a_wrong_watchver_aborts),
         TEST(test_a_watch_belongs_to_a_project),
         TEST(test_exec_may_be_numbered),
         TEST(test_nothing_else_is_numbered_within_a_transaction),
