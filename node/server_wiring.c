@@ -128,6 +128,13 @@ static const char *role_name(enum group_role role) {
     return "unknown";
 }
 
+/* What a deposed leader still sends nobody wants, and while it does it cannot receive one. */
+static void end_snapshots(struct server *server, unsigned shard) {
+    for (unsigned i = 0; i < server->config->n_nodes && !server->closing; i++) {
+        snapshot_streams_cancel(server->streams, server->config->nodes[i].id, (uint16_t)shard);
+    }
+}
+
 static void shard_role_port(void *data, unsigned shard) {
     struct server *server = data;
     struct group *group = server->groups[shard];
@@ -137,6 +144,7 @@ static void shard_role_port(void *data, unsigned shard) {
         say_info("leads", "shard=%u term=%llu", shard, (unsigned long long)group_term(group));
     } else if (!leads && server->leading_since_ms[shard] != 0) {
         server->leading_since_ms[shard] = 0;
+        end_snapshots(server, shard);
         say_info("leads no more", "shard=%u term=%llu role=%s leader=%llu", shard,
                  (unsigned long long)group_term(group), role_name(group_role(group)),
                  (unsigned long long)group_leader(group));

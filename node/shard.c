@@ -663,12 +663,14 @@ static void verify_done(struct job *job) {
     struct shard_port *port = &shard->options.port;
     uint64_t now_ms = now_of(shard);
     bool good = job->code == ERROR_NONE && job->state.applied_index == shard->received.index &&
-                job->state.applied_term == shard->received.term &&
-                shard->next <= shard->received.index;
+                job->state.applied_term == shard->received.term;
+    /* A database that is being sent, by a leader that was deposed meanwhile, stays until that is
+     * over; the leader offers its snapshot again. */
+    bool wanted = good && shard->next <= shard->received.index && shard->holds == 0;
     job_free(job);
     /* Jobs that apply entries may still be under way: the install job runs behind them, and nothing
      * new is submitted until it is done. */
-    if (!good ||
+    if (!wanted ||
         !group_offer_snapshot(shard->group, now_ms, shard->received_from, &shard->received)) {
         port->on_event(port->data, shard->options.number,
                        good ? "received snapshot is not needed any more"

@@ -89,8 +89,8 @@ BUGS = {
         "    (void)fold_reached;\n    (void)wal_bytes;\n    *complete = rc == SQLITE_OK;\n"),
     "session-goes-back": (
         "session reads do not wait for what the session has seen", "node/router_local.c",
-        "    op->index = op->level == READ_SESSION ? op->min_index : 0;\n",
-        "    op->index = 0;\n"),
+        "    op->index = op->level == READ_SESSION ? op->min_index : route->shard->settled;\n",
+        "    op->index = route->shard->settled;\n"),
     "maxstale-ignored": (
         "a bounded read is answered however old the replica is", "node/router_local.c",
         "           (route->fresh_ms == 0 || now_ms > route->fresh_ms + op->max_stale_ms);\n",

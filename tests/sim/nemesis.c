@@ -154,6 +154,23 @@ static void slow_links(void) {
     repair_later();
 }
 
+/* Leadership moves while its old holder hears late of everything: what it still answers then must
+ * not be old. */
+static void transfer(const struct node *to) {
+    unsigned shard = (unsigned)kernel_random(cluster_options()->n_shards);
+    unsigned leader = cluster_leader(shard);
+    if (!cluster_transfer(shard, to->id) || kernel_random(2) == 0) {
+        return;
+    }
+    uint64_t latency = SIM_MS + kernel_random(60 * SIM_MS);
+    sim_log("n%u hears late: %llu us", leader, (unsigned long long)(latency / SIM_US));
+    cover("deposed leader that hears late");
+    for (unsigned other = 1; other <= n_nodes(); other++) {
+        net_path(other, leader)->latency_ns = latency;
+    }
+    repair_later();
+}
+
 static double drop_rate;
 
 static void set_drop(struct net_path *path) {
@@ -370,7 +387,7 @@ static void strike(enum fault fault) {
         bad_disk(node, fault);
         break;
     case FAULT_TRANSFER:
-        (void)cluster_transfer((unsigned)kernel_random(cluster_options()->n_shards), node->id);
+        transfer(node);
         break;
     case FAULT_WALL:
         node->host->wall_offset_ms = kernel_random(4) * kernel_random(3600 * 1000);

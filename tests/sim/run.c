@@ -65,6 +65,11 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         .drift = plan.drift + 0.0001,
         .kinds =
             prng_next(&prng) | prng_next(&prng) | (uint64_t)1 << OP_SET | (uint64_t)1 << OP_GET};
+    /* Large clusters cost more than they find. */
+    if (plan.cluster.n_nodes > 3 || plan.clients.n_model > 4) {
+        plan.clients.think_ns =
+            plan.clients.think_ns < 10 * SIM_MS ? 10 * SIM_MS : plan.clients.think_ns;
+    }
     /* What many clients do to one project at once is too hard to check. */
     while (plan.clients.n_model * plan.clients.depth > 8 * plan.clients.n_projects) {
         if (plan.clients.depth > 1) {
@@ -79,13 +84,14 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
     }
     plan.faults &= (((uint64_t)1 << FAULTS) - 1) & ~limits->faults_off;
     plan.fault_mean_ns = PICK(&prng, 100 * SIM_MS, 300 * SIM_MS, SIM_S, 2 * SIM_S);
-    plan.chaos_ns = PICK(&prng, 3, 6, 6, 10, 10, 20, 40) * SIM_S;
+    plan.chaos_ns =
+        PICK(&prng, 3, 6, 6, 10, 10, 20, 40) * SIM_S / (plan.cluster.n_nodes > 3 ? 2 : 1);
     /* Bytes that wait on a cut or paused path look new when they are read at last. */
-    uint64_t holds_back = (uint64_t)1 << FAULT_PAUSE | (uint64_t)1 << FAULT_PARTITION |
-                          (uint64_t)1 << FAULT_ONE_WAY | (uint64_t)1 << FAULT_SLOW |
-                          (uint64_t)1 << FAULT_DROP | (uint64_t)1 << FAULT_CORRUPT |
-                          (uint64_t)1 << FAULT_POWER | (uint64_t)1 << FAULT_IO_CRASH |
-                          (uint64_t)1 << FAULT_ALL | (uint64_t)1 << FAULT_WIPE;
+    uint64_t holds_back =
+        (uint64_t)1 << FAULT_PAUSE | (uint64_t)1 << FAULT_PARTITION | (uint64_t)1 << FAULT_ONE_WAY |
+        (uint64_t)1 << FAULT_SLOW | (uint64_t)1 << FAULT_DROP | (uint64_t)1 << FAULT_CORRUPT |
+        (uint64_t)1 << FAULT_POWER | (uint64_t)1 << FAULT_IO_CRASH | (uint64_t)1 << FAULT_ALL |
+        (uint64_t)1 << FAULT_WIPE | (uint64_t)1 << FAULT_TRANSFER;
     if (prng_below(&prng, 4) == 0) {
         plan.faults &= ~holds_back;
     }

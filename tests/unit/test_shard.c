@@ -494,6 +494,39 @@ static void test_snapshot_to_a_follower(void **state) {
     check_agreement(fleet);
 }
 
+/* A deposed leader that is still sending its database keeps it until that is over, and takes the
+ * new leader's snapshot then. Found by the simulator. */
+static void test_no_install_while_the_database_is_sent(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t old = fleet_await_leader(fleet, 0);
+    struct node *node = fleet_node(fleet, old);
+    fill(fleet, 5);
+    fleet->shuffled = true; /* small steps, to catch it on its way */
+    for (unsigned i = 0; i < 10000 && list_empty(&fleet->parcels); i++) {
+        if (node->shard.holds == 0) {
+            shard_on_snapshot_needed(&node->shard, old % 3 + 1);
+        }
+        fleet_step(fleet);
+    }
+    struct list_node *parcel = list_first(&fleet->parcels);
+    assert_non_null(parcel);
+    list_remove(parcel); /* a slow one */
+    fleet->shuffled = false;
+    assert_int_equal(node->shard.holds, 1);
+    fleet_isolate(fleet, old, true);
+    fleet_await_leader(fleet, old);
+    fill(fleet, 300);
+    fleet_isolate(fleet, old, false);
+    fleet_run(fleet, 3000);
+    assert_int_equal(node->gaps, 0);
+    assert_int_equal(node->shard.holds, 1);
+    list_push(&fleet->parcels, parcel);
+    fleet_run(fleet, 3000);
+    assert_int_equal(node->shard.holds, 0);
+    assert_int_equal(node->gaps, 1);
+    check_agreement(fleet);
+}
+
 /* What arrives damaged, too late or for a leader is not installed, and not left lying about. */
 static void test_unwanted_snapshots(void **state) {
     struct fleet *fleet = *state;
@@ -552,6 +585,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_checkpoint_cuts_the_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_shard_is_checkpointed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_snapshot_to_a_follower, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_install_while_the_database_is_sent, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_unwanted_snapshots, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
