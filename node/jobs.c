@@ -249,5 +249,6 @@ void job_run(struct job *job, struct machine **machine, const struct machine_opt
     if (*machine != NULL) {
         job->state = machine_state(*machine);
         job->wal_bytes = machine_wal_bytes(*machine);
+        job->overflows = job->kind == JOB_APPLY && machine_take_overflow(*machine);
     }
 }

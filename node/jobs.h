@@ -71,6 +71,7 @@ struct job {
     unsigned n_results;
     unsigned results_capacity;
     uint64_t batch_time_ms;       /* largest time among the batches */
+    bool overflows;               /* see machine_take_overflow() */
     struct job_digest digest;     /* index 0: none */
     struct machine_events events; /* in: its limit, 0: not wanted */
 

@@ -109,12 +109,12 @@ static void commit(struct shard *shard) {
                                job_new(JOB_COMMIT, shard->options.number, commit_done, shard));
 }
 
-static void note_uncommitted(struct shard *shard, uint64_t bytes, uint64_t now_ms) {
+static void note_uncommitted(struct shard *shard, uint64_t bytes, bool overflows, uint64_t now_ms) {
     shard->bytes_uncommitted += bytes;
     if (shard->commit_after_ms == 0) {
         shard->commit_after_ms = now_ms + COMMIT_MS;
     }
-    if (shard->bytes_uncommitted >= COMMIT_BYTES) {
+    if (shard->bytes_uncommitted >= COMMIT_BYTES || overflows) {
         commit(shard);
     }
 }
@@ -140,7 +140,7 @@ static void apply_done(struct job *job) {
     if (job->code == ERROR_NOSPACE) {
         stall(shard);
     } else {
-        note_uncommitted(shard, bytes, now_of(shard));
+        note_uncommitted(shard, bytes, job->overflows, now_of(shard));
     }
     uint64_t last = job->state.applied_index;
     if (job->code == ERROR_NONE && last > shard->settled) {

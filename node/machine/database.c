@@ -398,6 +398,14 @@ bool database_in_transaction(const struct database *database) {
     return !sqlite3_get_autocommit(database->handle);
 }
 
+bool database_take_overflow(struct database *database) {
+    int spilled = 0;
+    int highest = 0;
+    int rc =
+        sqlite3_db_status(database->handle, SQLITE_DBSTATUS_CACHE_SPILL, &spilled, &highest, 1);
+    return rc == SQLITE_OK && spilled > 0;
+}
+
 void database_rollback(struct database *database) {
     database_reset_all(database);
     if (database_in_transaction(database)) {

@@ -158,6 +158,9 @@ bool database_in_transaction(const struct database *database);
 /* Ends the transaction without effect, also when SQLite has already done so. */
 void database_rollback(struct database *database);
 
+/* Did the open transaction change more pages than the cache holds, since the last call? */
+bool database_take_overflow(struct database *database);
+
 /* The background part of a checkpoint, see machine_fold(). */
 enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
                               struct error *error);

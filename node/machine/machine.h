@@ -129,6 +129,10 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
  * to allow several connections. */
 enum error_code machine_fold(const struct machine_options *options, uint64_t wal_bytes,
                              bool *complete, struct error *error);
+/* True when the entries applied since the last call changed more pages than the cache holds. Such
+ * pages go to the WAL one by one and are read back; a commit writes them all at once and makes
+ * room, so that it should come soon. */
+bool machine_take_overflow(struct machine *machine);
 /* Bytes in the WAL, to decide when to checkpoint. */
 uint64_t machine_wal_bytes(const struct machine *machine);
 

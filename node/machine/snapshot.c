@@ -27,6 +27,10 @@ enum error_code machine_fold(const struct machine_options *options, uint64_t wal
                                 : database_fold(options->path, wal_bytes, complete, error);
 }
 
+bool machine_take_overflow(struct machine *machine) {
+    return database_take_overflow(&machine->database);
+}
+
 uint64_t machine_wal_bytes(const struct machine *machine) {
     return machine->database.wal_bytes;
 }

@@ -427,6 +427,47 @@ static void test_a_follower_falls_back_in_its_commit(void **state) {
     check_agreement(fleet);
 }
 
+/* Entries that change more pages than the state machine's cache holds are not kept uncommitted
+ * until the second is over. */
+static void test_full_cache_is_committed_early(void **state) {
+    enum { N = 1200 };
+    struct fleet *fleet = mem_zalloc(1, sizeof *fleet);
+    (void)state;
+    fleet_init(fleet, 3, 1);
+    fleet->snapshot_log_bytes = 64 * MIB; /* no checkpoint, which commits as well */
+    fleet->trailing = 4096;
+    fleet_start(fleet);
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    fleet_run(fleet, 2500);
+    uint64_t began_ms = fleet->now_ms;
+    struct request *requests = mem_zalloc(N, sizeof *requests);
+    uint8_t value[1024] = {0};
+    uint64_t largest_bytes = 0;
+    for (unsigned i = 0; i < N; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "key-%u", i);
+        make_set(&requests[i], key, slice_make(value, sizeof value), 0);
+        submit_at(fleet, leader, &requests[i]);
+        if (i % 100 == 99) {
+            fleet_run(fleet, 10);
+        }
+        uint64_t bytes = fleet_node(fleet, leader)->shard.bytes_uncommitted;
+        largest_bytes = bytes > largest_bytes ? bytes : largest_bytes;
+    }
+    for (unsigned i = 0; i < N; i++) {
+        await_answer(fleet, &requests[i]);
+        assert_ok(&requests[i]);
+        request_free(&requests[i]);
+    }
+    mem_free(requests);
+    assert_true(fleet->now_ms < began_ms + 900);
+    assert_true(largest_bytes > 512 * KIB); /* the fixture's caches hold a mebibyte */
+    assert_true(fleet_node(fleet, leader)->shard.bytes_uncommitted < 512 * KIB);
+    check_agreement(fleet);
+    fleet_free(fleet);
+    mem_free(fleet);
+}
+
 /* --- the log is cut --------------------------------------------------------------------------- */
 
 static void fill(struct fleet *fleet, unsigned n) {
@@ -582,6 +623,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_follower_without_space_catches_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_leader_falls_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_follower_falls_back_in_its_commit, setup, teardown),
+        cmocka_unit_test(test_full_cache_is_committed_early),
         cmocka_unit_test_setup_teardown(test_checkpoint_cuts_the_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_shard_is_checkpointed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_snapshot_to_a_follower, setup, teardown),
