@@ -2,6 +2,7 @@
 
 #include <execinfo.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,12 @@ static void notes_print(void) {
     }
 }
 
+static volatile sig_atomic_t explained;
+
+bool assert_has_explained(void) {
+    return explained != 0;
+}
+
 _Noreturn static void explain_and_abort(void) {
     void *frames[FRAME_COUNT];
     notes_print();
@@ -44,6 +51,7 @@ _Noreturn static void explain_and_abort(void) {
     fflush(stderr);
     /* The _fd variant does not allocate: the heap may be what is broken. */
     backtrace_symbols_fd(frames, backtrace(frames, FRAME_COUNT), STDERR_FILENO);
+    explained = 1;
     abort();
 }
 

@@ -6,6 +6,7 @@
 #ifndef BASE_ASSERT_H
 #define BASE_ASSERT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Aborts with a message when `condition` is false. Never compiled out. */
@@ -19,6 +20,10 @@ _Noreturn void assert_failed(const char *expression, const char *file, int line,
 /* Prints `message` like a failed assertion does and aborts: for conditions such as a failed fsync
  * after which the process must not go on. */
 _Noreturn void assert_fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* True once one of the two above has printed its backtrace: a handler of SIGABRT need not. Safe in
+ * signal handlers. */
+bool assert_has_explained(void);
 
 /* Notes one event in a small per-thread ring that a failing assertion prints. `what` must be a
  * string literal; a and b are any numbers that help a reader. Costs a few nanoseconds. */

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "node/config.h"
+#include "node/crash.h"
 #include "node/credentials.h"
 #include "node/logging.h"
 #include "node/server.h"
@@ -162,10 +163,11 @@ static int run(const struct config *config) {
     struct server *server = NULL;
     uv_loop_t loop;
     (void)signal(SIGPIPE, SIG_IGN);
+    crash_install();
     uv_loop_init(&loop);
     say_set_level(config->log_level);
-    say_info("starting", "version=%s node=%u cluster=%s data_dir=%s", IKV_VERSION, config->node_id,
-             config->cluster, config->data_dir);
+    say_info("starting", "version=%s build_id=%s node=%u cluster=%s data_dir=%s", IKV_VERSION,
+             crash_build_id(), config->node_id, config->cluster, config->data_dir);
     if (server_open(&server, &loop, config, &error) != ERROR_NONE) {
         say_error("cannot start", "reason=%s", error.message);
         /* Nothing was promised to anybody yet: threads and files end with the process. */
