@@ -1,8 +1,8 @@
 #include "base/histogram.h"
 
 const uint64_t histogram_bounds_us[HISTOGRAM_BOUNDS] = {
-    50,     100,    250,    500,     1000,    2500,    5000,     10000,    25000,
-    50000,  100000, 250000, 500000,  1000000, 2500000, 5000000,  10000000, 30000000,
+    50,    100,    250,    500,    1000,    2500,    5000,    10000,    25000,
+    50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000, 30000000,
 };
 
 void histogram_add(struct histogram *histogram, uint64_t duration_us) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "node/machine/top.h"
 
 enum value_kind {
     VALUE_NAME,
@@ -106,6 +107,11 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                          "answer -MOVED instead of forwarding to the leader, as Redis Cluster"},
     [CONFIG_FEED_HISTORY] = {"feed_history", VALUE_SIZE, FIELD(feed_history), 0, 1 * GIB, "8MiB",
                              "changes kept per shard for subscribers; 0: no change feed"},
+    [CONFIG_METRICS_PROJECTS] = {"metrics_projects", VALUE_NUMBER, FIELD(metrics_projects), 0,
+                                 MACHINE_TOP_MAX, "20",
+                                 "projects in /metrics, those that use most; 0: none"},
+    [CONFIG_SLOW_MS] = {"slow_ms", VALUE_TIME, FIELD(slow_ms), 0, 600000, "1000",
+                        "operations that take as long are logged; 0: none are"},
     [CONFIG_LOG_LEVEL] = {"log_level", VALUE_LEVEL, FIELD(log_level), 0, 0, "info",
                           "error, warn, info or debug"},
 };

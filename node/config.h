@@ -69,6 +69,8 @@ enum config_key {
     CONFIG_REBALANCE,
     CONFIG_REDIRECT,
     CONFIG_FEED_HISTORY,
+    CONFIG_METRICS_PROJECTS,
+    CONFIG_SLOW_MS,
     CONFIG_LOG_LEVEL,
     CONFIG_KEYS
 };
@@ -103,8 +105,10 @@ struct config {
     uint64_t trailing_entries;
     uint64_t min_free_disk;
     bool rebalance;
-    bool redirect;         /* connections begin with CLUSTER REDIRECT ON */
-    uint64_t feed_history; /* of each shard, 0: the change feed is off */
+    bool redirect;             /* connections begin with CLUSTER REDIRECT ON */
+    uint64_t feed_history;     /* of each shard, 0: the change feed is off */
+    unsigned metrics_projects; /* projects with figures of their own in /metrics */
+    uint64_t slow_ms;          /* operations that take as long are logged; 0: none are */
     enum say_level log_level;
 
     /* Where values came from, for messages. */

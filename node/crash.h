@@ -1,6 +1,6 @@
-/* What a node says when it dies of a signal: one line with the signal, the address, version and build
- * id, then a backtrace on stderr; then the signal takes its default action. docs/operations.md tells
- * how to read it.
+/* What a node says when it dies of a signal: one line with the signal, the address, version and
+ * build id, then a backtrace on stderr; then the signal takes its default action.
+ * docs/operations.md tells how to read it.
  *
  * Does nothing in builds with sanitizers, which report themselves. */
 #ifndef NODE_CRASH_H

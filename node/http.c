@@ -1,59 +1,169 @@
 #include "node/http.h"
 
+#include <dirent.h>
+#include <malloc.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
+#include <uv.h>
 
 #include "base/mem.h"
+#include "node/crash.h"
+#include "node/metrics.h"
 
 struct http {
     struct MHD_Daemon *daemon;
     pthread_mutex_t mutex;
-    bool ready;                    /* under mutex */
-    char reason[HTTP_REASON_SIZE]; /* under mutex */
+    uint64_t start_ms; /* under mutex: start of the process, since the Unix epoch; 0: not known */
+    struct metrics published; /* under mutex */
+    struct metrics rendered;  /* copy of the thread that answers */
 };
 
-static enum MHD_Result answer_text(struct MHD_Connection *connection, unsigned status,
-                                   const char *text) {
-    char line[HTTP_REASON_SIZE + 2];
-    int length = snprintf(line, sizeof line, "%s\n", text);
+/* --- figures of the process ------------------------------------------------------------------- */
+
+static uint64_t clock_of(clockid_t clock) {
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t milliseconds_of(struct timeval time) {
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_usec / 1000;
+}
+
+static uint64_t count_open_files(void) {
+    uint64_t count = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    if (folder == NULL) {
+        return 0;
+    }
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    (void)closedir(folder);
+    return count > 3 ? count - 3 : 0; /* ".", "..", and the folder itself */
+}
+
+static void look_at_process(const struct http *http, struct metrics_process *process) {
+    struct rusage usage = {0};
+    struct rlimit files = {0};
+    size_t resident = 0;
+    struct mallinfo2 heap = mallinfo2();
+    (void)uv_resident_set_memory(&resident);
+    (void)getrusage(RUSAGE_SELF, &usage);
+    (void)getrlimit(RLIMIT_NOFILE, &files);
+    uint64_t now_ms = clock_of(CLOCK_MONOTONIC);
+    uint64_t taken_ms = http->rendered.taken_ms;
+    process->build_id = crash_build_id();
+    process->age_ms = now_ms > taken_ms ? now_ms - taken_ms : 0;
+    process->resident_bytes = resident;
+    process->resident_peak_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    process->heap_bytes = heap.uordblks + heap.hblkhd;
+    process->heap_free_bytes = heap.fordblks;
+    process->cpu_ms = milliseconds_of(usage.ru_utime) + milliseconds_of(usage.ru_stime);
+    process->open_files = count_open_files();
+    process->open_files_max = files.rlim_cur;
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static enum MHD_Result answer_with(struct MHD_Connection *connection, unsigned status,
+                                   const char *type, struct buffer *body) {
     struct MHD_Response *response =
-        MHD_create_response_from_buffer((size_t)length, line, MHD_RESPMEM_MUST_COPY);
+        MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_MUST_COPY);
+    buffer_free(body);
     if (response == NULL) {
         return MHD_NO;
     }
-    (void)MHD_add_response_header(response, "Content-Type", "text/plain; charset=utf-8");
+    (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    if (status == MHD_HTTP_METHOD_NOT_ALLOWED) {
+        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+    }
     enum MHD_Result result = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
     return result;
 }
 
+static enum MHD_Result answer_text(struct MHD_Connection *connection, unsigned status,
+                                   const char *text) {
+    struct buffer body = {0};
+    buffer_append_slice(&body, slice_of(text));
+    buffer_put_u8(&body, '\n');
+    return answer_with(connection, status, "text/plain; charset=utf-8", &body);
+}
+
+static enum MHD_Result answer_ready(struct http *http, struct MHD_Connection *connection) {
+    struct buffer body = {0};
+    const char *format = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "format");
+    pthread_mutex_lock(&http->mutex);
+    struct readiness readiness = http->published.readiness;
+    pthread_mutex_unlock(&http->mutex);
+    unsigned status = readiness_is_ready(&readiness) ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
+    if (format != NULL && strcmp(format, "json") == 0) {
+        readiness_write_json(&readiness, &body);
+        return answer_with(connection, status, "application/json", &body);
+    }
+    readiness_write_text(&readiness, &body);
+    return answer_with(connection, status, "text/plain; charset=utf-8", &body);
+}
+
+static enum MHD_Result answer_metrics(struct http *http, struct MHD_Connection *connection) {
+    struct buffer body = {0};
+    struct metrics_process process = {0};
+    pthread_mutex_lock(&http->mutex);
+    http->rendered = http->published;
+    process.start_ms = http->start_ms;
+    pthread_mutex_unlock(&http->mutex);
+    if (http->rendered.taken_ms == 0) {
+        return answer_text(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "starting");
+    }
+    look_at_process(http, &process);
+    metrics_render(&http->rendered, &process, &body);
+    return answer_with(connection, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
+}
+
 static enum MHD_Result answer(void *data, struct MHD_Connection *connection, const char *url,
                               const char *method, const char *version, const char *upload,
                               size_t *upload_size, void **state) {
-    struct http *http = data;
-    char reason[HTTP_REASON_SIZE];
     (void)version;
     (void)upload;
     (void)state;
-    if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0) {
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
         *upload_size = 0;
         return answer_text(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET is answered here");
     }
     if (strcmp(url, "/livez") == 0) {
         return answer_text(connection, MHD_HTTP_OK, "ok");
     }
-    if (strcmp(url, "/readyz") != 0) {
-        return answer_text(connection, MHD_HTTP_NOT_FOUND, "try /livez or /readyz");
+    if (strcmp(url, "/readyz") == 0) {
+        return answer_ready(data, connection);
     }
-    pthread_mutex_lock(&http->mutex);
-    bool ready = http->ready;
-    memcpy(reason, http->reason, sizeof reason);
-    pthread_mutex_unlock(&http->mutex);
-    return answer_text(connection, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, reason);
+    if (strcmp(url, "/metrics") == 0) {
+        return answer_metrics(data, connection);
+    }
+    return answer_text(connection, MHD_HTTP_NOT_FOUND, "try /livez, /readyz or /metrics");
+}
+
+/* --- opening and closing ---------------------------------------------------------------------- */
+
+static struct MHD_Daemon *start_daemon(struct http *http, const struct addrinfo *address,
+                                       uint16_t port) {
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL;
+    if (address->ai_family == AF_INET6) {
+        flags |= MHD_USE_IPv6;
+    }
+    return MHD_start_daemon(
+        flags, port, NULL, NULL, answer, http, MHD_OPTION_SOCK_ADDR, address->ai_addr,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        (unsigned)HTTP_CONNECTIONS_PER_ADDRESS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)HTTP_MEMORY, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)HTTP_IDLE_S,
+        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
 }
 
 enum error_code http_open(struct http **out, const struct config_address *address,
@@ -73,15 +183,8 @@ enum error_code http_open(struct http **out, const struct config_address *addres
     }
     struct http *http = mem_zalloc(1, sizeof *http);
     pthread_mutex_init(&http->mutex, NULL);
-    snprintf(http->reason, sizeof http->reason, "starting");
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL;
-    if (found->ai_family == AF_INET6) {
-        flags |= MHD_USE_IPv6;
-    }
-    http->daemon = MHD_start_daemon(
-        flags, address->port, NULL, NULL, answer, http, MHD_OPTION_SOCK_ADDR, found->ai_addr,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)HTTP_IDLE_S, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
+    http->published.readiness.starting = true;
+    http->daemon = start_daemon(http, found, address->port);
     freeaddrinfo(found);
     if (http->daemon == NULL) {
         pthread_mutex_destroy(&http->mutex);
@@ -94,13 +197,15 @@ enum error_code http_open(struct http **out, const struct config_address *addres
     return ERROR_NONE;
 }
 
-void http_set_ready(struct http *http, bool ready, const char *reason) {
+void http_publish(struct http *http, const struct metrics *metrics) {
     if (http == NULL) {
         return;
     }
     pthread_mutex_lock(&http->mutex);
-    http->ready = ready;
-    snprintf(http->reason, sizeof http->reason, "%s", reason);
+    if (http->start_ms == 0) {
+        http->start_ms = clock_of(CLOCK_REALTIME) - metrics->uptime_ms;
+    }
+    http->published = *metrics;
     pthread_mutex_unlock(&http->mutex);
 }
 

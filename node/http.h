@@ -1,24 +1,40 @@
-/* Health over HTTP: GET /livez answers 200 while the process runs, GET /readyz 200 or 503 with the
- * reason in words. On a thread of its own, so that it answers although the loop is busy.
+/* Health and figures over HTTP, for load balancers, orchestrators and Prometheus:
  *
- * Threads: http_set_ready() from the loop thread. */
+ *   GET /livez     200 while the process runs
+ *   GET /readyz    200, or 503 and a line for each reason; ?format=json for programs
+ *   GET /metrics   docs/metrics.md
+ *
+ * On a thread of its own, so that it answers although the loop is busy. It works on copies of what
+ * the loop thread publishes and never touches anything else of the node.
+ *
+ * Bounds: HTTP_CONNECTIONS at once, HTTP_CONNECTIONS_PER_ADDRESS of one address, HTTP_MEMORY bytes
+ * for the head of a request, HTTP_IDLE_S of silence; bodies are not read, and no method but GET and
+ * HEAD is answered.
+ *
+ * Threads: the functions are for the loop thread. */
 #ifndef NODE_HTTP_H
 #define NODE_HTTP_H
-
-#include <stdbool.h>
-#include <stdint.h>
 
 #include "base/error.h"
 #include "node/config.h"
 
-enum { HTTP_REASON_SIZE = 512, HTTP_CONNECTIONS = 64, HTTP_IDLE_S = 10 };
+struct metrics;
+
+enum {
+    HTTP_CONNECTIONS = 64,
+    HTTP_CONNECTIONS_PER_ADDRESS = 32,
+    HTTP_MEMORY = 16 * 1024,
+    HTTP_IDLE_S = 10
+};
 
 struct http;
 
-/* Port 0 in the address: no HTTP, *http is NULL and the other functions do nothing. */
+/* Port 0 in the address: no HTTP, *http is NULL and the other functions do nothing. Not ready until
+ * something was published. */
 enum error_code http_open(struct http **http, const struct config_address *address,
                           struct error *error);
-void http_set_ready(struct http *http, bool ready, const char *reason);
+/* Takes a copy. */
+void http_publish(struct http *http, const struct metrics *metrics);
 void http_close(struct http *http);
 
 #endif

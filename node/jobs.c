@@ -31,6 +31,7 @@ void job_free(struct job *job) {
     mem_free(job->results);
     mem_free(job->reads);
     mem_free(job->path);
+    mem_free(job->top);
     buffer_free(&job->config);
     machine_events_free(&job->events);
     mem_free(job);
@@ -238,6 +239,9 @@ void job_run(struct job *job, struct machine **machine, const struct machine_opt
         break;
     case JOB_RELEASE:
         machine_snapshot_release(*machine);
+        break;
+    case JOB_TOP:
+        machine_top_step(*machine, job->top);
         break;
     case JOB_VERIFY:
         run_verify(job, options);

@@ -8,6 +8,7 @@
 #include "base/list.h"
 #include "base/payload.h"
 #include "node/machine/machine.h"
+#include "node/machine/top.h"
 
 enum job_kind {
     JOB_APPLY,      /* committed entries to the state machine */
@@ -18,6 +19,7 @@ enum job_kind {
     JOB_CHECKPOINT, /* make what was applied durable */
     JOB_HOLD,       /* hold the database file as a snapshot */
     JOB_RELEASE,    /* end of that */
+    JOB_TOP,        /* the projects that use most: a step of the walk, see machine_top_step() */
     JOB_VERIFY,     /* check a received snapshot before Raft hears of it */
     JOB_INSTALL     /* replace the database by it */
 };
@@ -83,6 +85,9 @@ struct job {
     uint64_t read_index; /* in: the least that must be applied; ... */
     unsigned n_done;     /* out: so many of the reads were carried out */
     bool behind;         /* out: ... it was not, for lack of space: nothing was read */
+
+    /* JOB_TOP in and out; owned by the job. */
+    struct machine_top *top;
 
     /* JOB_VERIFY, JOB_INSTALL in: path of the staged file; owned by the job. */
     char *path;

@@ -601,6 +601,10 @@ void router_free(struct router *router) {
     mem_free(router);
 }
 
+uint64_t router_fresh_ms(const struct router *router, unsigned shard) {
+    return router->routes[shard].fresh_ms;
+}
+
 struct router_stats router_stats(const struct router *router) {
     return router->stats;
 }

@@ -75,5 +75,8 @@ struct router_stats {
     uint64_t uncertain; /* since start */
 };
 struct router_stats router_stats(const struct router *router);
+/* Monotonic time at which this node's replica of the shard held all that was committed; 0: not
+ * known. */
+uint64_t router_fresh_ms(const struct router *router, unsigned shard);
 
 #endif

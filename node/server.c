@@ -26,6 +26,13 @@ uint64_t server_now(void *data) {
     return clock_ms(CLOCK_MONOTONIC);
 }
 
+static uint64_t now_us(void *data) {
+    struct timespec now;
+    (void)data;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
 uint64_t server_wall(void *data) {
     (void)data;
     return clock_ms(CLOCK_REALTIME);
@@ -201,7 +208,8 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                     .max_pipeline = config->max_pipeline,
                                     .max_output = SESSION_OUTPUT_DEFAULT,
                                     .max_input = config->max_memory_inflight,
-                                    .redirect = config->redirect};
+                                    .redirect = config->redirect,
+                                    .slow_us = 1000 * config->slow_ms};
     struct session_port port = {.data = server,
                                 .submit = submit_op,
                                 .now_ms = server_now,
@@ -209,8 +217,11 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .random = draw_random,
                                 .find_leader = server_find_leader,
                                 .replace = replace_node,
-                                .feed = server->feed};
+                                .feed = server->feed,
+                                .now_us = now_us,
+                                .on_slow = server_on_slow};
     session_host_init(&server->sessions, &limits, &port);
+    server->sessions.requests = &server->watch.requests;
     server->sessions.credentials = &server->credentials;
     struct listener_options options = {.host = config->listen.host,
                                        .port = config->listen.port,
@@ -385,6 +396,7 @@ static void free_server(struct server *server) {
         mem_free(server->db_paths[i]);
     }
     known_peers_free(&server->known_peers);
+    server_watch_free(server);
     if (server->lock_fd >= 0) {
         (void)close(server->lock_fd);
     }
@@ -455,6 +467,7 @@ void server_stop(struct server *server) {
     say_info("stopping", "leads=%u", server_leads(server));
     server->stopping = true;
     server->stop_deadline_ms = server_now(server) + SERVER_STOP_TRANSFER_MS;
+    server->last_duty_ms = 0; /* tell at once */
     server_on_tick(server);
 }
 
@@ -466,6 +479,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
     server->config = config;
     server->lock_fd = -1;
     server->started_ms = server_now(server);
+    server_watch_init(server);
     for (unsigned i = 0; i < config->n_nodes; i++) {
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);

@@ -101,27 +101,3 @@ bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t 
     *port = node->client.port;
     return true;
 }
-
-bool server_is_unready(struct server *server, char *reason, size_t size) {
-    if (server->stopping) {
-        snprintf(reason, size, "stopping");
-        return true;
-    }
-    if (!server->started) {
-        snprintf(reason, size, "waiting to join the cluster%s%s",
-                 server->refusal[0] != '\0' ? ": a peer said: " : "", server->refusal);
-        return true;
-    }
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        if (group_leader(server->groups[i]) == 0) {
-            snprintf(reason, size, "shard %u has no leader%s%s", i,
-                     server->refusal[0] != '\0' ? "; a peer said: " : "", server->refusal);
-            return true;
-        }
-    }
-    if (server->digest_mismatches > 0) {
-        snprintf(reason, size, "replicas differ: see the log");
-        return true;
-    }
-    return false;
-}

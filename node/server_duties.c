@@ -140,9 +140,7 @@ void server_on_tick(struct server *server) {
             server_tend_members(server, now_ms);
             free_segments(server);
         }
-        char reason[HTTP_REASON_SIZE];
-        bool unready = server_is_unready(server, reason, sizeof reason);
-        http_set_ready(server->http, !unready, unready ? reason : "ok");
+        server_publish(server, now_ms);
     }
     if (server->stopping) {
         hand_over(server, now_ms);

@@ -9,6 +9,7 @@
 #include "node/feed.h"
 #include "node/http.h"
 #include "node/listener_uv.h"
+#include "node/metrics.h"
 #include "node/router.h"
 #include "node/server.h"
 #include "node/server_info.h"
@@ -24,6 +25,8 @@ enum {
     SERVER_DUTY_MS = 500, /* disk space, leadership balance, checkpoints */
     SERVER_DIGESTS = 64,  /* remembered per shard, to compare with the others' */
     SERVER_BALANCE_AFTER_MS = 5000,
+    SERVER_WALK_MS = 10000, /* between two walks through the projects of a shard, for metrics */
+    SERVER_SLOW_MS = 1000,  /* between two lines about slow operations */
     SERVER_SAY_AGAIN_MS =
         10000, /* between two lines about a peer that is refused again and again */
     SERVER_STOP_TRANSFER_MS = 3000, /* how long a stop waits for leaderships to be taken over */
@@ -33,6 +36,19 @@ enum {
 struct server_digests {
     struct job_digest own[SERVER_DIGESTS];   /* by (index / JOB_DIGEST_EVERY) modulo the size */
     struct job_digest other[SERVER_DIGESTS]; /* a leader's, for an index not applied here yet */
+};
+
+/* What only metrics and logs want to know. */
+struct server_watch {
+    struct requests requests;
+    uint64_t leaders[LIMIT_SHARDS];        /* who led last, 0: nobody yet */
+    uint64_t leader_changes[LIMIT_SHARDS]; /* to another node than before */
+    uint64_t walked_ms[LIMIT_SHARDS];      /* when the newest walk through the projects began */
+    bool walking[LIMIT_SHARDS];
+    struct machine_top *tops[LIMIT_SHARDS]; /* result of the newest walk, NULL: none */
+    uint64_t slow_said_ms;
+    uint64_t slow_unsaid; /* since then */
+    struct metrics metrics;
 };
 
 struct server {
@@ -74,6 +90,7 @@ struct server {
     uint64_t refused_said_ms; /* when a refused peer was last logged */
     char refusal[256];        /* what a peer said when it refused this node, or empty */
 
+    struct server_watch watch;
     bool disk_low;
     uint64_t disk_free;
     uint64_t digest_mismatches;
@@ -125,7 +142,15 @@ enum error_code server_replace(struct server *server, uint64_t node, struct erro
 void server_describe(void *data, struct server_info *info);
 /* See session_port.find_leader. */
 bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t *port);
-/* Why the node does not serve, in words; false when it does. */
-bool server_is_unready(struct server *server, char *reason, size_t size);
+
+/* server_watch.c */
+void server_watch_init(struct server *server);
+void server_watch_free(struct server *server);
+/* Leader or role of the shard may have changed. */
+void server_note_leader(struct server *server, unsigned shard);
+/* See session_port.on_slow. */
+void server_on_slow(void *data, const struct session_slow *slow);
+/* Publishes figures and readiness, and begins walks through the projects. Twice a second. */
+void server_publish(struct server *server, uint64_t now_ms);
 
 #endif

@@ -149,6 +149,7 @@ static void shard_role_port(void *data, unsigned shard) {
                  (unsigned long long)group_term(group), role_name(group_role(group)),
                  (unsigned long long)group_leader(group));
     }
+    server_note_leader(server, shard);
     router_on_role(server->router, shard);
 }
 
@@ -380,7 +381,8 @@ static void snapshot_received(void *data, uint64_t from, uint16_t group,
 }
 
 static void snapshot_failed(void *data, uint64_t from, uint16_t group, const char *reason) {
-    (void)data;
+    struct server *server = data;
+    shard_on_snapshot_lost(&server->shards[group]);
     say_warn("a snapshot did not arrive", "shard=%u from=%llu reason=%s", group,
              (unsigned long long)from, reason);
 }

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/slot.h"
 #include "node/op.h"
+#include "node/requests.h"
 #include "node/resp_commands.h"
 #include "node/session_state.h"
 #include "node/subscriptions.h"
@@ -30,8 +31,28 @@ struct slot {
     struct transaction_plan plan;
     void (*settle)(struct session *session, uint32_t number, struct result *result);
     uint32_t settle_number;
+    unsigned verb;       /* its number in host->requests */
+    uint64_t started_us; /* when the command was received */
     struct op op;
 };
+
+/* ---- counting ---- */
+
+static uint64_t host_now_us(const struct session_host *host) {
+    const struct session_port *port = &host->port;
+    return host->requests != NULL ? port->now_us(port->data) : 1000 * port->now_ms(port->data);
+}
+
+static unsigned pending_number(const struct session *session) {
+    const struct requests *requests = session->host->requests;
+    return requests == NULL
+               ? 0
+               : requests_number(requests, session->pending_verb, session->pending_leaf);
+}
+
+static unsigned result_number(const struct result *result) {
+    return result->kind == RESULT_ERROR ? requests_result(slice_of(error_prefix(result->code))) : 0;
+}
 
 /* ---- replies ---- */
 
@@ -325,12 +346,56 @@ static void slot_take_step(struct slot *slot) {
     }
 }
 
+static void tell_slow(const struct slot *slot, uint64_t took_us, bool failed) {
+    const struct session_host *host = slot->host;
+    struct command command = {0};
+    /* A read that was given up at its deadline left its command with the state machine. */
+    if (slot->op.command.size > 0) {
+        (void)command_decode(buffer_slice(&slot->op.command), &command, NULL);
+    } else if (slot->session != NULL) {
+        command.project = session_project(slot->session);
+    }
+    struct session_slow slow = {.command = host->requests->names[slot->verb],
+                                .project = command.project,
+                                .shard = slot->op.shard,
+                                .duration_us = took_us,
+                                .failed = failed};
+    host->requests->slow++;
+    host->port.on_slow(host->port.data, &slow);
+}
+
+/* Of a finished slot: a step may have turned the result into a reply. */
+static unsigned slot_result_number(const struct slot *slot) {
+    return slot->is_op ? result_number(&slot->result)
+                       : requests_result_of(buffer_slice(&slot->local));
+}
+
+static void count_op(const struct slot *slot, unsigned result, uint64_t took_us) {
+    if (slot->host->requests != NULL) {
+        requests_count(slot->host->requests, slot->verb, result, took_us);
+    }
+}
+
+static uint64_t slot_took_us(const struct slot *slot, const struct result *result) {
+    const struct session_host *host = slot->host;
+    if (host->requests == NULL) {
+        return 0;
+    }
+    uint64_t took_us = host_now_us(host) - slot->started_us;
+    if (host->limits.slow_us > 0 && took_us >= host->limits.slow_us) {
+        tell_slow(slot, took_us, result->kind == RESULT_ERROR);
+    }
+    return took_us;
+}
+
 static void session_op_done(struct op *op, struct result *result) {
     struct slot *slot = op->data;
     struct session *session = slot->session;
     ASSERT(slot->is_op && !slot->done);
     slot->host->n_slots--;
+    uint64_t took_us = slot_took_us(slot, result);
     if (session == NULL) {
+        count_op(slot, result_number(result), took_us);
         slot_free(slot); /* the router frees what it still holds of the result */
         return;
     }
@@ -346,6 +411,9 @@ static void session_op_done(struct op *op, struct result *result) {
     *result = (struct result){.kind = RESULT_OK};
     if (slot->step != NULL) {
         slot_take_step(slot);
+    }
+    if (slot->done) {
+        count_op(slot, slot_result_number(slot), took_us);
     }
     slot_count(slot);
 
@@ -414,6 +482,8 @@ void call_submit_as(struct call *call, struct submission *submission) {
     slot->plan = submission->plan;
     slot->settle = submission->settle;
     slot->settle_number = submission->settle_number;
+    slot->verb = pending_number(session);
+    slot->started_us = session->pending_us;
     slot_count(slot);
     struct command complete = complete_command(session, submission->command);
     size_t size = CALL_HEADER_SIZE + complete.project.size;
@@ -479,6 +549,8 @@ void call_submit_step(struct call *call, struct call_step *step) {
     session->answered = true;
     struct slot *slot = slot_new(session, true);
     slot->step = step;
+    slot->verb = pending_number(session);
+    slot->started_us = session->pending_us;
     slot_send_step(slot);
 }
 
@@ -559,6 +631,17 @@ void session_drop(struct session *session, const char *reason) {
 
 /* ---- commands ---- */
 
+/* A command that was answered at once. */
+static void session_count_local(struct session *session) {
+    struct session_host *host = session->host;
+    if (session->reply != NULL && host->requests != NULL) {
+        struct slice reply = slice_make(session->reply->data + session->reply_start,
+                                        session->reply->size - session->reply_start);
+        requests_count(host->requests, pending_number(session), requests_result_of(reply),
+                       host_now_us(host) - session->pending_us);
+    }
+}
+
 /* Counts what the command wrote. */
 static void session_count_reply(struct session *session) {
     if (session->reply == NULL) {
@@ -587,7 +670,7 @@ static void session_dispatch(struct session *session) {
         .session = session, .argc = session->pending.argc, .argv = session->pending.argv};
     session->has_pending = false;
     session->answered = false;
-    session->active_ms = session->host->port.now_ms(session->host->port.data);
+    session->active_ms = session->run_us / 1000;
     session->host->stats.commands++;
     if (session->pending.oversized > 0) {
         refuse_oversized(&call, session->pending.oversized);
@@ -602,6 +685,7 @@ static void session_dispatch(struct session *session) {
         verb_run(&call, session->pending_verb);
     }
     ASSERT(session->answered);
+    session_count_local(session);
     session_count_reply(session);
 }
 
@@ -631,6 +715,7 @@ static bool session_parse(struct session *session) {
             session->pending_leaf =
                 verb_leaf(session->pending_verb, session->pending.argc, session->pending.argv);
             session->has_pending = true;
+            session->pending_us = session->run_us;
             return true;
         }
     }
@@ -701,6 +786,7 @@ static void session_take_commands(struct session *session) {
 static void session_run(struct session *session) {
     ASSERT(!session->running);
     session->running = true;
+    session->run_us = host_now_us(session->host);
     if (session->again != NULL) {
         struct slot *slot = session->again;
         session->again = NULL;

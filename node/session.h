@@ -38,6 +38,7 @@
 struct credentials;
 struct feed;
 struct op;
+struct requests;
 struct server_info;
 struct session;
 
@@ -64,6 +65,16 @@ struct session_limits {
     size_t max_output;     /* SESSION_OUTPUT_DEFAULT */
     uint64_t max_input;    /* bytes of half-received commands, all sessions together */
     bool redirect;         /* connections begin with CLUSTER REDIRECT ON */
+    uint64_t slow_us;      /* operations that take as long are told to on_slow; 0: none are */
+};
+
+/* An operation that took long. Never tells keys or values. */
+struct session_slow {
+    const char *command;  /* as in struct requests */
+    struct slice project; /* empty when it is not known */
+    unsigned shard;
+    uint64_t duration_us;
+    bool failed; /* it was answered with an error */
 };
 
 /* What a session needs from the node. */
@@ -85,6 +96,10 @@ struct session_port {
     enum error_code (*replace)(void *data, uint64_t node, struct error *error);
     /* The change feed; NULL: there is none. Must outlive the sessions. */
     struct feed *feed;
+    /* For session_host.requests, else NULL. Microseconds of the same clock as now_ms. */
+    uint64_t (*now_us)(void *data);
+    /* Slices are valid during the call. */
+    void (*on_slow)(void *data, const struct session_slow *slow);
 };
 
 struct session_stats {
@@ -102,8 +117,10 @@ struct session_host {
     struct session_limits limits;
     struct session_port port;
     const struct credentials *credentials; /* NULL: auth = off; set it before the first session */
-    struct list_node sessions;             /* of struct session */
-    struct list_node watches;              /* for node/subscriptions.c */
+    /* Where commands are counted, NULL: they are not; set it before the first session. */
+    struct requests *requests;
+    struct list_node sessions; /* of struct session */
+    struct list_node watches;  /* for node/subscriptions.c */
     unsigned n_sessions;
     unsigned n_slots;       /* operations of live and of dead sessions that are not completed */
     unsigned turn_commands; /* begun in this turn of the loop */

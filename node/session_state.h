@@ -47,9 +47,11 @@ struct session {
     struct resp_command pending; /* parsed, not yet carried out, when has_pending */
     const struct verb *pending_verb;
     const struct verb *pending_leaf; /* the same, or its subcommand that is named */
+    uint64_t pending_us;             /* when the pending command was found */
     bool has_pending;
     bool input_ended;
-    bool running;        /* inside session_run() */
+    bool running;        /* inside session_run() ... */
+    uint64_t run_us;     /* ... which began then, the newest if it is over */
     size_t input_memory; /* counted in host->input_bytes */
 
     /* Operations under way. */

@@ -461,6 +461,8 @@ static void end_checkpoint(struct shard *shard, const struct job *job) {
     shard->checkpointing = false;
     if (job->durable_index > 0) {
         shard->durable_index = job->durable_index;
+        shard->stats.checkpoints++;
+        shard->stats.checkpoint_ms += now_of(shard) - shard->checkpoint_began_ms;
         group_cut(shard->group, now_of(shard), job->durable_index, job->durable_config_index,
                   buffer_slice(&job->config), trailing_of(shard, job->durable_index));
         shard->bytes_since_cut = 0;
@@ -543,6 +545,7 @@ static void checkpoint(struct shard *shard) {
         return;
     }
     shard->checkpointing = true;
+    shard->checkpoint_began_ms = now_of(shard);
     shard->checkpoint_after_ms = 0;
     shard->options.port.submit(shard->options.port.data,
                                job_new(JOB_MARK, shard->options.number, mark_done, shard));
@@ -620,8 +623,15 @@ void shard_on_snapshot_sent(struct shard *shard, uint64_t to, enum error_code co
     shard->retain_until_ms = code == ERROR_NONE ? now_of(shard) + RETAIN_MS : 0;
     release(shard);
     if (code == ERROR_NONE) {
+        shard->stats.snapshots_sent++;
         port->on_event(port->data, shard->options.number, "snapshot sent", to);
+    } else {
+        shard->stats.snapshots_failed++;
     }
+}
+
+void shard_on_snapshot_lost(struct shard *shard) {
+    shard->stats.snapshots_failed++;
 }
 
 bool shard_accepts_snapshot(const struct shard *shard, const struct snapshot_info *info) {
@@ -672,6 +682,7 @@ static void verify_done(struct job *job) {
      * new is submitted until it is done. */
     if (!wanted ||
         !group_offer_snapshot(shard->group, now_ms, shard->received_from, &shard->received)) {
+        shard->stats.snapshots_failed += good ? 0 : 1;
         port->on_event(port->data, shard->options.number,
                        good ? "received snapshot is not needed any more"
                             : "received snapshot is not sound",
@@ -718,6 +729,7 @@ void shard_on_snapshot_received(struct shard *shard, uint64_t from,
 
 void shard_on_installed(struct shard *shard) {
     struct shard_port *port = &shard->options.port;
+    shard->stats.snapshots_installed++;
     port->on_event(port->data, shard->options.number, "snapshot installed",
                    shard->state.applied_index);
     port->on_applied(port->data, shard->options.number, NULL, shard->state.applied_index,

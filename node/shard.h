@@ -49,6 +49,15 @@ struct shard_options {
     size_t feed_bytes; /* of events that a job may hand over, 0: none are wanted */
 };
 
+/* Since the start of the process. */
+struct shard_stats {
+    uint64_t checkpoints; /* that made entries durable */
+    uint64_t checkpoint_ms;
+    uint64_t snapshots_sent;
+    uint64_t snapshots_installed;
+    uint64_t snapshots_failed; /* to be sent, or to be received */
+};
+
 struct shard {
     struct shard_options options;
     struct group *group;
@@ -79,6 +88,7 @@ struct shard {
     struct job *mark;    /* index and configuration that the fold under way makes durable */
     uint64_t checkpoint_after_ms; /* an idle shard is checkpointed then, 0: nothing to do */
     bool checkpointing;
+    uint64_t checkpoint_began_ms;
     uint64_t hold_after_ms; /* no snapshot could be held: not before this time again */
     unsigned holds;         /* snapshots being sent */
     uint64_t retain_index;  /* keep the log behind this, a follower needs it ... */
@@ -101,6 +111,8 @@ struct shard {
     uint64_t last_tick_ms;
     uint64_t tick_index; /* the newest tick, and its time; 0: none in this leadership */
     uint64_t tick_time_ms;
+
+    struct shard_stats stats;
 };
 
 void shard_init(struct shard *shard, const struct shard_options *options,
@@ -142,5 +154,7 @@ bool shard_accepts_snapshot(const struct shard *shard, const struct snapshot_inf
 void shard_on_snapshot_received(struct shard *shard, uint64_t from,
                                 const struct snapshot_info *info, const char *path);
 void shard_on_snapshot_sent(struct shard *shard, uint64_t to, enum error_code code);
+/* One did not arrive. */
+void shard_on_snapshot_lost(struct shard *shard);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/histogram.h"
 #include "base/limits.h"
 #include "base/payload.h"
 
@@ -137,6 +138,7 @@ struct log_stats {
     uint64_t batches;       /* batches written */
     uint64_t sync_ns_total; /* time in fdatasync */
     uint64_t sync_ns_max;   /* longest since the last call of log_stats */
+    struct histogram sync;  /* how long each fdatasync took */
     uint64_t queued_bytes;  /* waiting for the log thread */
 };
 struct log_stats log_stats(struct log *log);

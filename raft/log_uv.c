@@ -421,6 +421,7 @@ struct log_stats log_stats(struct log *log) {
         .batches = writer.batches,
         .sync_ns_total = writer.sync_ns_total,
         .sync_ns_max = writer.sync_ns_max,
+        .sync = writer.sync,
         .queued_bytes = log->queued_bytes,
     };
 }

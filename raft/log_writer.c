@@ -216,6 +216,7 @@ static void count_sync(struct log_writer *writer, uint64_t started_ns) {
     uint64_t took_ns = now_ns() - started_ns;
     writer->stats.syncs++;
     writer->stats.sync_ns_total += took_ns;
+    histogram_add(&writer->stats.sync, took_ns / 1000);
     if (took_ns > writer->stats.sync_ns_max) {
         writer->stats.sync_ns_max = took_ns;
     }

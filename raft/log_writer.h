@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/histogram.h"
 #include "raft/log.h"
 #include "raft/log_files.h"
 #include "raft/log_index.h"
@@ -69,6 +70,7 @@ struct log_writer_stats {
     uint64_t batches;
     uint64_t sync_ns_total;
     uint64_t sync_ns_max;
+    struct histogram sync; /* of the same */
 };
 
 /* What the writer needs of its surroundings; called on the writer's thread. */

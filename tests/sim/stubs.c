@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "node/http.h"
 #include "node/logging.h"
+#include "node/metrics.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/kernel.h"
 
@@ -90,10 +91,9 @@ enum error_code http_open(struct http **http, const struct config_address *addre
     return ERROR_NONE;
 }
 
-void http_set_ready(struct http *http, bool ready, const char *reason) {
+void http_publish(struct http *http, const struct metrics *metrics) {
     (void)http;
-    (void)reason;
-    node_set_ready(process_current()->node, ready);
+    node_set_ready(process_current()->node, readiness_is_ready(&metrics->readiness));
 }
 
 void http_close(struct http *http) {
