@@ -22,7 +22,8 @@ enum value_kind {
     VALUE_TIME,     /* uint64_t, milliseconds */
     VALUE_BOOL,
     VALUE_LEVEL,
-    VALUE_AUTH
+    VALUE_AUTH,
+    VALUE_TLS
 };
 
 struct key_spec {
@@ -63,6 +64,25 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
     [CONFIG_ADMIN_TOKEN_FILE] = {"admin_token_file", VALUE_PATH, FIELD(admin_token_file), 1,
                                  CONFIG_PATH_SIZE - 1, NULL,
                                  "file with the secret of the user `admin`, mode 0600"},
+    [CONFIG_TLS] = {"tls", VALUE_TLS, FIELD(tls), 0, 0, "off",
+                    "TLS for clients; optional: plaintext is taken as well"},
+    [CONFIG_TLS_CERT] = {"tls_cert", VALUE_PATH, FIELD(tls_cert), 1, CONFIG_PATH_SIZE - 1, NULL,
+                         "file with the certificate for clients, then intermediate ones, PEM"},
+    [CONFIG_TLS_KEY] = {"tls_key", VALUE_PATH, FIELD(tls_key), 1, CONFIG_PATH_SIZE - 1, NULL,
+                        "file with its private key, mode 0600"},
+    [CONFIG_TLS_CA] = {"tls_ca", VALUE_PATH, FIELD(tls_ca), 1, CONFIG_PATH_SIZE - 1, NULL,
+                       "file with the authorities that sign clients' certificates"},
+    [CONFIG_TLS_CLIENTS] = {"tls_clients", VALUE_TLS, FIELD(tls_clients), 0, 0, "off",
+                            "whether clients must show a certificate"},
+    [CONFIG_PEER_TLS] = {"peer_tls", VALUE_TLS, FIELD(peer_tls), 0, 0, "off",
+                         "TLS between nodes; optional: plaintext is used as well"},
+    [CONFIG_PEER_TLS_CERT] = {"peer_tls_cert", VALUE_PATH, FIELD(peer_tls_cert), 1,
+                              CONFIG_PATH_SIZE - 1, NULL,
+                              "file with this node's certificate for the others, PEM"},
+    [CONFIG_PEER_TLS_KEY] = {"peer_tls_key", VALUE_PATH, FIELD(peer_tls_key), 1,
+                             CONFIG_PATH_SIZE - 1, NULL, "file with its private key, mode 0600"},
+    [CONFIG_PEER_TLS_CA] = {"peer_tls_ca", VALUE_PATH, FIELD(peer_tls_ca), 1, CONFIG_PATH_SIZE - 1,
+                            NULL, "file with the authorities that sign nodes' certificates"},
     [CONFIG_NODE] = {"node", VALUE_NODE, FIELD(nodes), 1, LIMIT_NODES, NULL,
                      "a member: ID CLIENT_HOST:PORT PEER_HOST:PORT; one line for each"},
     [CONFIG_SHARDS] = {"shards", VALUE_NUMBER, FIELD(shards), 1, LIMIT_SHARDS, "8",
@@ -265,6 +285,9 @@ static void format_range(const struct key_spec *spec, char *text, size_t size) {
     case VALUE_AUTH:
         snprintf(text, size, "off or required");
         break;
+    case VALUE_TLS:
+        snprintf(text, size, "off, optional or required");
+        break;
     case VALUE_SIZE:
         snprintf(text, size, "a size from %s to %s (units: KiB, MiB, GiB)", min, max);
         break;
@@ -411,6 +434,17 @@ static bool parse_auth(struct slice value, enum config_auth *field) {
     return required || slice_equal_nocase(value, "off");
 }
 
+static bool parse_tls(struct slice value, enum config_tls *field) {
+    static const char *const names[] = {"off", "optional", "required"};
+    for (unsigned i = 0; i < 3; i++) {
+        if (slice_equal_nocase(value, names[i])) {
+            *field = (enum config_tls)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Parses any kind but VALUE_NODE into its field; false when the value is not allowed. */
 static bool set_field(struct config *config, const struct key_spec *spec, struct slice value) {
     void *field = (char *)config + spec->offset;
@@ -428,6 +462,8 @@ static bool set_field(struct config *config, const struct key_spec *spec, struct
         return say_level_parse(value, field);
     case VALUE_AUTH:
         return parse_auth(value, field);
+    case VALUE_TLS:
+        return parse_tls(value, field);
     default:
         ASSERT(spec->kind != VALUE_NODE);
     }
@@ -655,7 +691,8 @@ static enum error_code check_required(const struct config *config, struct error 
 
 static enum error_code check_loopback(const struct config *config, enum config_key key,
                                       const struct config_address *address, struct error *error) {
-    bool authenticated = key == CONFIG_LISTEN && config->auth == CONFIG_AUTH_REQUIRED;
+    bool authenticated = (key == CONFIG_LISTEN && config->auth == CONFIG_AUTH_REQUIRED) ||
+                         (key == CONFIG_PEER_LISTEN && config->peer_tls == CONFIG_TLS_REQUIRED);
     if (authenticated || config->insecure_listen || config_is_loopback(address)) {
         return ERROR_NONE;
     }
@@ -689,6 +726,55 @@ static enum error_code check_auth(const struct config *config, struct error *err
         return wrap_place(config, CONFIG_AUTH, error);
     }
     return ERROR_NONE;
+}
+
+/* `key` and `switch_key` go together: a file is there when it is needed, and only then. */
+static enum error_code check_tls_file(const struct config *config, enum config_key key,
+                                      const char *path, enum config_key switch_key, bool is_needed,
+                                      struct error *error) {
+    if (is_needed && path[0] == '\0') {
+        error_set(error, ERROR_INVALID, "%s is not off: set %s as well, see docs/tls.md",
+                  key_specs[switch_key].name, key_specs[key].name);
+        return wrap_place(config, switch_key, error);
+    }
+    if (!is_needed && path[0] != '\0') {
+        error_set(error, ERROR_INVALID, "%s: without effect while %s = off", key_specs[key].name,
+                  key_specs[switch_key].name);
+        return wrap_place(config, key, error);
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code check_tls(const struct config *config, struct error *error) {
+    bool for_clients = config->tls != CONFIG_TLS_OFF;
+    bool for_peers = config->peer_tls != CONFIG_TLS_OFF;
+    if (config->tls_clients != CONFIG_TLS_OFF && !for_clients) {
+        error_set(error, ERROR_INVALID, "tls_clients: without effect while tls = off");
+        return wrap_place(config, CONFIG_TLS_CLIENTS, error);
+    }
+    if (for_peers) {
+        error_set(error, ERROR_INVALID, "peer_tls: this version has no TLS between nodes");
+        return wrap_place(config, CONFIG_PEER_TLS, error);
+    }
+    const struct {
+        enum config_key key;
+        const char *path;
+        enum config_key switch_key;
+        bool is_needed;
+    } files[] = {
+        {CONFIG_TLS_CERT, config->tls_cert, CONFIG_TLS, for_clients},
+        {CONFIG_TLS_KEY, config->tls_key, CONFIG_TLS, for_clients},
+        {CONFIG_TLS_CA, config->tls_ca, CONFIG_TLS_CLIENTS, config->tls_clients != CONFIG_TLS_OFF},
+        {CONFIG_PEER_TLS_CERT, config->peer_tls_cert, CONFIG_PEER_TLS, for_peers},
+        {CONFIG_PEER_TLS_KEY, config->peer_tls_key, CONFIG_PEER_TLS, for_peers},
+        {CONFIG_PEER_TLS_CA, config->peer_tls_ca, CONFIG_PEER_TLS, for_peers},
+    };
+    enum error_code code = ERROR_NONE;
+    for (unsigned i = 0; i < sizeof files / sizeof files[0] && code == ERROR_NONE; i++) {
+        code = check_tls_file(config, files[i].key, files[i].path, files[i].switch_key,
+                              files[i].is_needed, error);
+    }
+    return code;
 }
 
 static enum error_code check_listen_distinct(const struct config *config, struct error *error) {
@@ -758,8 +844,9 @@ enum error_code config_finish(struct config *config, struct error *error) {
                   config->feed_history, FEED_HISTORY_MIN / KIB);
         return wrap_place(config, CONFIG_FEED_HISTORY, error);
     }
-    enum error_code auth = check_auth(config, error);
-    return auth == ERROR_NONE ? check_listens(config, self, error) : auth;
+    enum error_code checked = check_auth(config, error);
+    checked = checked == ERROR_NONE ? check_tls(config, error) : checked;
+    return checked == ERROR_NONE ? check_listens(config, self, error) : checked;
 }
 
 /* The directory that holds `path`. */

@@ -37,6 +37,10 @@ struct config_node {
 /* Whether clients must show a token or a credential. */
 enum config_auth { CONFIG_AUTH_OFF, CONFIG_AUTH_REQUIRED };
 
+/* Whether a port speaks TLS; CONFIG_TLS_OPTIONAL takes plaintext as well. For client certificates
+ * it is whether they have to show one. */
+enum config_tls { CONFIG_TLS_OFF, CONFIG_TLS_OPTIONAL, CONFIG_TLS_REQUIRED };
+
 /* The keys, in the order of the table in config.c. */
 enum config_key {
     CONFIG_CLUSTER,
@@ -49,6 +53,15 @@ enum config_key {
     CONFIG_AUTH,
     CONFIG_SERVICE_TOKEN_FILE,
     CONFIG_ADMIN_TOKEN_FILE,
+    CONFIG_TLS,
+    CONFIG_TLS_CERT,
+    CONFIG_TLS_KEY,
+    CONFIG_TLS_CA,
+    CONFIG_TLS_CLIENTS,
+    CONFIG_PEER_TLS,
+    CONFIG_PEER_TLS_CERT,
+    CONFIG_PEER_TLS_KEY,
+    CONFIG_PEER_TLS_CA,
     CONFIG_NODE,
     CONFIG_SHARDS,
     CONFIG_HEARTBEAT_MS,
@@ -86,7 +99,16 @@ struct config {
     enum config_auth auth;
     char service_token_file[CONFIG_PATH_SIZE]; /* empty: none */
     char admin_token_file[CONFIG_PATH_SIZE];   /* empty: none */
-    struct config_node nodes[LIMIT_NODES];     /* in the order of the file */
+    enum config_tls tls;                       /* of the clients' port */
+    char tls_cert[CONFIG_PATH_SIZE];
+    char tls_key[CONFIG_PATH_SIZE];
+    char tls_ca[CONFIG_PATH_SIZE];
+    enum config_tls tls_clients; /* certificates of clients */
+    enum config_tls peer_tls;    /* of the links between nodes */
+    char peer_tls_cert[CONFIG_PATH_SIZE];
+    char peer_tls_key[CONFIG_PATH_SIZE];
+    char peer_tls_ca[CONFIG_PATH_SIZE];
+    struct config_node nodes[LIMIT_NODES]; /* in the order of the file */
     unsigned n_nodes;
     unsigned shards;
     uint64_t heartbeat_ms;

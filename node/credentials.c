@@ -26,7 +26,8 @@ void secret_digest(struct slice secret, uint8_t digest[SECRET_DIGEST_SIZE]) {
 /* --- files -------------------------------------------------------------------------------------
  */
 
-static enum error_code check_file(int fd, const char *key, const char *path, struct error *error) {
+enum error_code credentials_check_file(int fd, const char *key, const char *path,
+                                       struct error *error) {
     struct stat status;
     if (fstat(fd, &status) != 0) {
         return error_set_errno(error, errno, "%s = '%s'", key, path);
@@ -85,7 +86,7 @@ static enum error_code load_file(enum config_key config_key, const char *path,
     if (fd < 0) {
         return error_set_errno(error, errno, "%s = '%s': cannot open it", key, path);
     }
-    enum error_code code = check_file(fd, key, path, error);
+    enum error_code code = credentials_check_file(fd, key, path, error);
     if (code == ERROR_NONE) {
         uint8_t text[CREDENTIAL_SIZE_MAX + 16];
         ssize_t size = read(fd, text, sizeof text);

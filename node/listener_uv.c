@@ -6,13 +6,18 @@
 #include "base/assert.h"
 #include "base/list.h"
 #include "base/mem.h"
+#include "base/tls_stream.h"
 #include "node/logging.h"
 
 enum {
     SCAN_INTERVAL_MS = 1000,
     WRITE_SLICES = 64,           /* chunks given to one write */
     ACCEPT_COMPLAINT_MS = 10000, /* at most one line about refused or failed accepts */
-    HANDLES = 5                  /* of struct listener, all closed by listener_close() */
+    TLS_COMPLAINT_MS = 1000,     /* and one about connections closed over TLS */
+    SHAKES_PER_ITERATION = 16,   /* steps of TLS handshakes, each up to some milliseconds */
+    ENCRYPT_SIZE = 128 * 1024,   /* plaintext that is encrypted ahead of the socket */
+    KEPT_WIRE_CAPACITY = 4 * 1024,
+    HANDLES = 5 /* of struct listener, all closed by listener_close() */
 };
 
 struct listener {
@@ -25,10 +30,15 @@ struct listener {
     uv_idle_t idle; /* active while connections are marked: keeps the loop from sleeping */
     uv_timer_t scan;
     struct list_node connections;
-    struct list_node marked; /* connections with output to send or commands to go on with */
-    unsigned n_connections;  /* until their handle is closed */
+    struct list_node marked;  /* connections with output to send or commands to go on with */
+    struct list_node shaking; /* connections without a finished TLS handshake, oldest first */
+    unsigned n_shaking;
+    unsigned shakes_left;   /* in this iteration */
+    unsigned n_connections; /* until their handle is closed */
     uint16_t port;
     uint64_t complained_ms;
+    uint64_t tls_complained_ms;
+    uint8_t *tls_input; /* what libuv reads before it is fed to a stream; TLS_FEED_MAX bytes */
 
     bool closing;
     uint64_t close_at_ms; /* end of the grace period */
@@ -49,6 +59,14 @@ struct connection {
     bool is_writing;
     bool is_reading;
     bool is_closing;
+
+    bool is_known;          /* its first byte told whether it speaks TLS */
+    bool has_ended;         /* the session knows that no more comes */
+    struct tls_stream *tls; /* NULL: plaintext */
+    struct buffer flying;   /* encrypted form of sending_size bytes, and what TLS itself says */
+    struct list_node shake; /* in listener->shaking, or alone */
+    uint64_t shaking_since_ms;
+
     uint64_t input_ms;       /* of the last input */
     uint64_t sent_ms;        /* of the last progress in sending */
     size_t write_queue_size; /* libuv's, when last looked at */
@@ -83,10 +101,27 @@ static void connection_on_closed(uv_handle_t *handle) {
     struct listener *listener = connection->listener;
     ASSERT(!connection->is_writing);
     output_free(&connection->sending);
+    tls_stream_free(connection->tls);
+    buffer_free(&connection->flying);
     mem_free(connection);
     ASSERT(listener->n_connections > 0);
     listener->n_connections--;
     listener_maybe_closed(listener);
+}
+
+static void connection_set_shaking(struct connection *connection, bool is_shaking) {
+    struct listener *listener = connection->listener;
+    if (is_shaking == !list_empty(&connection->shake)) {
+        return;
+    }
+    if (is_shaking) {
+        connection->shaking_since_ms = uv_now(listener->loop);
+        list_push(&listener->shaking, &connection->shake);
+        listener->n_shaking++;
+    } else {
+        list_remove(&connection->shake);
+        listener->n_shaking--;
+    }
 }
 
 static void connection_close(struct connection *connection) {
@@ -94,6 +129,7 @@ static void connection_close(struct connection *connection) {
         return;
     }
     connection->is_closing = true;
+    connection_set_shaking(connection, false);
     list_remove(&connection->mark);
     list_remove(&connection->link);
     session_free(connection->session);
@@ -101,22 +137,48 @@ static void connection_close(struct connection *connection) {
     uv_close((uv_handle_t *)&connection->tcp, connection_on_closed);
 }
 
-/* Room for input, straight in the parser: an argument of megabytes is not copied on its way. */
+/* Room for input, straight in the parser: an argument of megabytes is not copied on its way. TLS
+ * takes the way over the listener's buffer. */
 static void connection_on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
     (void)suggested;
     struct connection *connection = handle->data;
+    if (connection->tls != NULL) {
+        *buf = uv_buf_init((char *)connection->listener->tls_input, TLS_FEED_MAX);
+        return;
+    }
     uint8_t *data;
     size_t size;
     session_input_space(connection->session, &data, &size);
+    /* What comes first may turn out to be TLS. */
+    size_t limit = connection->is_known ? INT32_MAX : TLS_FEED_MAX;
     /* A read never returns more than this; uv_buf_t counts in size_t on Unix. */
-    *buf = uv_buf_init((char *)data, (unsigned)(size < INT32_MAX ? size : INT32_MAX));
+    *buf = uv_buf_init((char *)data, (unsigned)(size < limit ? size : limit));
 }
 
 static void connection_on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buf);
 
+/* Encrypted input waits here for the session, or for its turn to go on with the handshake. */
+static bool connection_has_tls_work(const struct connection *connection) {
+    if (connection->tls == NULL || tls_stream_is_starved(connection->tls)) {
+        return false;
+    }
+    enum tls_stream_state state = tls_stream_state(connection->tls);
+    return state == TLS_STREAM_SHAKING ||
+           (state == TLS_STREAM_UP && session_wants_read(connection->session));
+}
+
+static bool connection_wants_read(const struct connection *connection) {
+    if (connection->tls == NULL || tls_stream_state(connection->tls) == TLS_STREAM_SHAKING) {
+        bool starved = connection->tls == NULL || tls_stream_is_starved(connection->tls);
+        return starved && session_wants_read(connection->session);
+    }
+    return tls_stream_state(connection->tls) == TLS_STREAM_UP &&
+           tls_stream_is_starved(connection->tls) && session_wants_read(connection->session);
+}
+
 /* Reads from the socket exactly while the session wants input. */
 static void connection_update_reading(struct connection *connection) {
-    bool wanted = session_wants_read(connection->session);
+    bool wanted = connection_wants_read(connection);
     if (wanted == connection->is_reading) {
         return;
     }
@@ -132,29 +194,166 @@ static void connection_update_reading(struct connection *connection) {
     ASSERT(result == 0);
 }
 
+static void connection_end_input(struct connection *connection) {
+    if (!connection->has_ended) {
+        connection->has_ended = true;
+        session_input_end(connection->session);
+    }
+}
+
+/* A line about a connection that is closed over TLS: anybody can provoke these, so not many. */
+static void connection_say_insecure(struct connection *connection, const char *reason) {
+    struct listener *listener = connection->listener;
+    uint64_t now_ms = uv_now(listener->loop);
+    listener->sessions->stats.insecure++;
+    if (listener->tls_complained_ms == 0 ||
+        now_ms - listener->tls_complained_ms >= TLS_COMPLAINT_MS) {
+        listener->tls_complained_ms = now_ms;
+        say_warn("connection closed over TLS", "peer=%s reason=%s total=%llu",
+                 session_peer(connection->session), reason,
+                 (unsigned long long)listener->sessions->stats.insecure);
+    }
+}
+
+/* What TLS still has to say before the socket is closed: an alert, or that nothing follows. As far
+ * as the kernel takes it at once. */
+static void connection_say_goodbye(struct connection *connection) {
+    if (connection->tls == NULL) {
+        return;
+    }
+    tls_stream_end(connection->tls);
+    const struct buffer *wire = tls_stream_wire(connection->tls);
+    if (wire->size > 0 && connection->flying.size == 0) {
+        uv_buf_t buf = uv_buf_init((char *)wire->data, (unsigned)wire->size);
+        uv_try_write((uv_stream_t *)&connection->tcp, &buf, 1);
+    }
+}
+
+/* False, and the connection closed, when its TLS is broken. */
+static bool connection_check_tls(struct connection *connection) {
+    if (tls_stream_state(connection->tls) != TLS_STREAM_BROKEN) {
+        return true;
+    }
+    connection_say_insecure(connection, tls_stream_error(connection->tls));
+    connection_say_goodbye(connection);
+    connection_close(connection);
+    return false;
+}
+
+/* Decrypts into the session as much as it wants. False when the connection was closed. */
+static bool connection_decrypt(struct connection *connection) {
+    while (session_wants_read(connection->session)) {
+        uint8_t *data;
+        size_t size;
+        session_input_space(connection->session, &data, &size);
+        size = tls_stream_read(connection->tls, data, size);
+        if (size == 0) {
+            break;
+        }
+        session_input_filled(connection->session, size);
+    }
+    if (tls_stream_state(connection->tls) == TLS_STREAM_ENDED) {
+        connection_end_input(connection);
+    }
+    return connection_check_tls(connection);
+}
+
+/* Half-open handshakes are bounded: the oldest, which had most time, goes first. */
+static void listener_limit_shaking(struct listener *listener) {
+    while (listener->n_shaking > listener->options.max_handshakes && listener->n_shaking > 1) {
+        struct list_node *oldest = list_first(&listener->shaking);
+        struct connection *connection = LIST_ENTRY(oldest, struct connection, shake);
+        connection_say_insecure(connection, "too many handshakes that are not done");
+        connection_close(connection);
+    }
+}
+
+/* False when there are keys for TLS but the client does not use it, or the other way round. */
+static bool connection_get_to_know(struct connection *connection, uint8_t first) {
+    static char plain_text[] = "-ERR this port takes TLS connections only\r\n";
+    struct listener *listener = connection->listener;
+    bool speaks_tls = first == TLS_FIRST_BYTE;
+    connection->is_known = true;
+    if (speaks_tls && listener->options.tls == NULL) {
+        connection_say_insecure(connection, "the client speaks TLS, and this port does not");
+        return false;
+    }
+    if (!speaks_tls && listener->options.tls != NULL && listener->options.tls_required) {
+        uv_buf_t buf = uv_buf_init(plain_text, sizeof plain_text - 1);
+        uv_try_write((uv_stream_t *)&connection->tcp, &buf, 1);
+        connection_say_insecure(connection, "the client does not speak TLS, which is required");
+        return false;
+    }
+    if (speaks_tls) {
+        connection->tls = tls_stream_accept(listener->options.tls);
+    }
+    connection_set_shaking(connection, speaks_tls);
+    listener_limit_shaking(listener);
+    return true;
+}
+
+/* False when the connection was closed. */
+static bool connection_take_input(struct connection *connection, struct slice input) {
+    connection->input_ms = uv_now(connection->listener->loop);
+    if (!connection->is_known && !connection_get_to_know(connection, input.data[0])) {
+        connection_close(connection);
+        return false;
+    }
+    if (connection->tls == NULL) {
+        session_input_filled(connection->session, input.size);
+        return true;
+    }
+    tls_stream_feed(connection->tls, input);
+    return tls_stream_state(connection->tls) == TLS_STREAM_SHAKING ||
+           connection_decrypt(connection);
+}
+
 static void connection_on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buf) {
-    (void)buf;
     struct connection *connection = stream->data;
     if (size == 0) {
         return;
     }
     if (size == UV_EOF) {
-        session_input_end(connection->session);
+        connection_end_input(connection);
     } else if (size < 0) {
         connection_close(connection);
         return;
-    } else {
-        connection->input_ms = uv_now(connection->listener->loop);
-        session_input_filled(connection->session, (size_t)size);
+    } else if (!connection_take_input(connection, slice_make(buf->base, (size_t)size))) {
+        return;
     }
     connection_update_reading(connection);
     connection_mark(connection);
+}
+
+/* Its turn to go on with the TLS handshake. False when the connection was closed. */
+static bool connection_shake(struct connection *connection) {
+    struct listener *listener = connection->listener;
+    if (connection->tls == NULL || tls_stream_is_starved(connection->tls) ||
+        tls_stream_state(connection->tls) != TLS_STREAM_SHAKING || listener->shakes_left == 0) {
+        return true;
+    }
+    listener->shakes_left--;
+    if (tls_stream_shake(connection->tls) != TLS_STREAM_SHAKING) {
+        connection_set_shaking(connection, false);
+    }
+    return connection_check_tls(connection);
 }
 
 static void connection_sent(struct connection *connection, size_t size) {
     output_consume(&connection->sending, size);
     connection->sent_ms = uv_now(connection->listener->loop);
     session_sent(connection->session, size);
+}
+
+/* All that was encrypted has left. */
+static void connection_wire_sent(struct connection *connection) {
+    size_t size = connection->sending_size;
+    connection->sending_size = 0;
+    connection->flying.size = 0;
+    if (connection->flying.capacity > KEPT_WIRE_CAPACITY) {
+        buffer_free(&connection->flying);
+    }
+    connection_sent(connection, size);
 }
 
 static void connection_on_written(uv_write_t *request, int status) {
@@ -167,7 +366,11 @@ static void connection_on_written(uv_write_t *request, int status) {
         connection_close(connection);
         return;
     }
-    connection_sent(connection, connection->sending_size);
+    if (connection->tls != NULL) {
+        connection_wire_sent(connection);
+    } else {
+        connection_sent(connection, connection->sending_size);
+    }
     connection_mark(connection);
 }
 
@@ -185,6 +388,65 @@ static unsigned connection_gather(const struct connection *connection, uv_buf_t 
     return n;
 }
 
+/* Encrypts what comes next, in records as large as possible, and takes it from the stream together
+ * with what TLS has to say. */
+static bool connection_encrypt(struct connection *connection) {
+    struct slice slices[WRITE_SLICES];
+    unsigned n = 0;
+    connection->sending_size = 0;
+    if (tls_stream_state(connection->tls) != TLS_STREAM_SHAKING) {
+        n = output_peek(&connection->sending, slices, WRITE_SLICES);
+    }
+    for (unsigned i = 0; i < n && connection->sending_size < ENCRYPT_SIZE; i++) {
+        size_t room = ENCRYPT_SIZE - connection->sending_size;
+        size_t size = slices[i].size < room ? slices[i].size : room;
+        if (!tls_stream_write(connection->tls, slice_make(slices[i].data, size))) {
+            return false;
+        }
+        connection->sending_size += size;
+    }
+    struct buffer *wire = tls_stream_wire(connection->tls);
+    struct buffer emptied = connection->flying;
+    ASSERT(emptied.size == 0);
+    connection->flying = *wire;
+    *wire = emptied;
+    return true;
+}
+
+/* As connection_send(), over TLS. */
+static bool connection_send_encrypted(struct connection *connection) {
+    uv_stream_t *stream = (uv_stream_t *)&connection->tcp;
+    for (;;) {
+        if (!connection_encrypt(connection)) {
+            return false;
+        }
+        if (connection->flying.size == 0) {
+            return true;
+        }
+        uv_buf_t buf =
+            uv_buf_init((char *)connection->flying.data, (unsigned)connection->flying.size);
+        int sent = uv_try_write(stream, &buf, 1);
+        if (sent < 0 && sent != UV_EAGAIN) {
+            return false;
+        }
+        size_t gone = sent > 0 ? (size_t)sent : 0;
+        if (gone == connection->flying.size) {
+            connection_wire_sent(connection);
+            continue;
+        }
+        buf.base += gone;
+        buf.len -= gone;
+        connection->write.data = connection;
+        connection->is_writing = true;
+        if (uv_write(&connection->write, stream, &buf, 1, connection_on_written) != 0) {
+            connection->is_writing = false;
+            return false;
+        }
+        connection->write_queue_size = uv_stream_get_write_queue_size(stream);
+        return true;
+    }
+}
+
 /* Sends what there is: at once as far as the kernel takes it, the rest when it can. False when the
  * connection broke. */
 static bool connection_send(struct connection *connection) {
@@ -195,6 +457,9 @@ static bool connection_send(struct connection *connection) {
         return true; /* its chunks must stay as they are */
     }
     output_append(&connection->sending, session_output(connection->session));
+    if (connection->tls != NULL) {
+        return connection_send_encrypted(connection);
+    }
     unsigned n;
     while ((n = connection_gather(connection, bufs, &size)) > 0) {
         int sent = uv_try_write(stream, bufs, n);
@@ -236,6 +501,10 @@ static void listener_on_check(uv_check_t *handle) {
             session_resume(connection->session);
             connection_update_reading(connection);
         }
+        if (connection->tls != NULL && tls_stream_state(connection->tls) != TLS_STREAM_SHAKING &&
+            connection_decrypt(connection)) {
+            connection_update_reading(connection);
+        }
     }
 }
 
@@ -252,17 +521,22 @@ static void listener_on_prepare(uv_prepare_t *handle) {
     struct listener *listener = handle->data;
     struct list_node marked;
     list_init(&marked);
+    listener->shakes_left = SHAKES_PER_ITERATION;
     struct list_node *node;
     while ((node = list_first(&listener->marked)) != NULL) {
         list_remove(node);
         struct connection *connection = LIST_ENTRY(node, struct connection, mark);
+        if (!connection_shake(connection)) {
+            continue;
+        }
         if (!connection_send(connection) || session_is_finished(connection->session)) {
             connection_say_dropped(connection);
+            connection_say_goodbye(connection);
             connection_close(connection);
             continue;
         }
         connection_update_reading(connection);
-        if (session_needs_resume(connection->session)) {
+        if (session_needs_resume(connection->session) || connection_has_tls_work(connection)) {
             list_push(&marked, &connection->mark); /* goes on in the next check phase */
         }
     }
@@ -311,6 +585,19 @@ static void listener_close_all(struct listener *listener) {
     }
 }
 
+/* Clients that began a TLS handshake and do not go on with it. */
+static void listener_close_shaking(struct listener *listener, uint64_t now_ms) {
+    struct list_node *node;
+    while ((node = list_first(&listener->shaking)) != NULL) {
+        struct connection *connection = LIST_ENTRY(node, struct connection, shake);
+        if (now_ms - connection->shaking_since_ms < listener->options.handshake_ms) {
+            return;
+        }
+        connection_say_insecure(connection, "the handshake was not done in time");
+        connection_close(connection);
+    }
+}
+
 static void listener_on_scan(uv_timer_t *timer) {
     struct listener *listener = timer->data;
     uint64_t now_ms = uv_now(listener->loop);
@@ -318,6 +605,7 @@ static void listener_on_scan(uv_timer_t *timer) {
         listener_close_all(listener);
         return;
     }
+    listener_close_shaking(listener, now_ms);
     struct list_node *node = listener->connections.next;
     while (node != &listener->connections) {
         struct connection *connection = LIST_ENTRY(node, struct connection, link);
@@ -390,6 +678,16 @@ static void connection_refuse(struct connection *connection) {
     uv_close((uv_handle_t *)&connection->tcp, refusal_on_closed);
 }
 
+/* Where everybody has to speak TLS, the wait for a first byte belongs to the handshake. */
+static void connection_await_tls(struct connection *connection) {
+    struct listener *listener = connection->listener;
+    if (listener->options.tls == NULL || !listener->options.tls_required) {
+        return;
+    }
+    connection_set_shaking(connection, true);
+    listener_limit_shaking(listener);
+}
+
 static void connection_start(struct connection *connection) {
     struct listener *listener = connection->listener;
     char peer[SESSION_ADDRESS_SIZE], local[SESSION_ADDRESS_SIZE];
@@ -401,6 +699,7 @@ static void connection_start(struct connection *connection) {
     connection->input_ms = uv_now(listener->loop);
     connection->sent_ms = connection->input_ms;
     list_push(&listener->connections, &connection->link);
+    connection_await_tls(connection);
     connection_update_reading(connection);
 }
 
@@ -416,6 +715,7 @@ static void listener_on_connection(uv_stream_t *stream, int status) {
     connection->listener = listener;
     list_init(&connection->link);
     list_init(&connection->mark);
+    list_init(&connection->shake);
     int result = uv_tcp_init(listener->loop, &connection->tcp);
     ASSERT(result == 0);
     connection->tcp.data = connection;
@@ -507,6 +807,7 @@ static void listener_maybe_closed(struct listener *listener) {
     if (listener->closed != NULL) {
         listener->closed(listener->closed_data);
     }
+    mem_free(listener->tls_input);
     mem_free(listener);
 }
 
@@ -520,6 +821,8 @@ enum error_code listener_open(struct listener **out, struct uv_loop_s *loop,
     listener->options = *options;
     list_init(&listener->connections);
     list_init(&listener->marked);
+    list_init(&listener->shaking);
+    listener->tls_input = mem_alloc(TLS_FEED_MAX);
     listener->n_handles = HANDLES;
     int result = uv_tcp_init(loop, &listener->tcp);
     ASSERT(result == 0);
@@ -542,6 +845,11 @@ enum error_code listener_open(struct listener **out, struct uv_loop_s *loop,
     uv_timer_start(&listener->scan, listener_on_scan, SCAN_INTERVAL_MS, SCAN_INTERVAL_MS);
     *out = listener;
     return ERROR_NONE;
+}
+
+void listener_set_tls(struct listener *listener, const struct tls_keys *keys) {
+    ASSERT(keys != NULL && listener->options.tls != NULL);
+    listener->options.tls = keys;
 }
 
 uint16_t listener_port(const struct listener *listener) {

@@ -5,6 +5,10 @@
  * Operations that complete in between mark their connection; commands that were held back go on
  * right after the loop's poll phase, never from within the router.
  *
+ * A connection's first byte tells whether it speaks TLS. Handshakes cost a client little and this
+ * node much: a few are worked on in one iteration, so that a crowd of them delays no heartbeat, and
+ * only so many wait for their client, each for a while.
+ *
  * Threads: the loop thread. */
 #ifndef NODE_LISTENER_UV_H
 #define NODE_LISTENER_UV_H
@@ -16,10 +20,13 @@
 
 struct uv_loop_s;
 struct listener;
+struct tls_keys;
 
 enum {
     LISTENER_STALL_MS = 30000,      /* a half-received command without further bytes */
     LISTENER_SEND_STALL_MS = 60000, /* replies that the client does not take at all */
+    LISTENER_HANDSHAKE_MS = 10000,  /* from the accept to the end of a TLS handshake */
+    LISTENER_HANDSHAKES_MIN = 64,   /* least bound on those that are not done */
     LISTENER_BACKLOG = 1024
 };
 
@@ -29,6 +36,11 @@ struct listener_options {
     unsigned max_connections;
     uint64_t stall_ms;      /* LISTENER_STALL_MS */
     uint64_t send_stall_ms; /* LISTENER_SEND_STALL_MS */
+    /* NULL: no TLS. They stay the caller's, who keeps them until listener_set_tls(). */
+    const struct tls_keys *tls;
+    bool tls_required;       /* plaintext is refused */
+    unsigned max_handshakes; /* TLS handshakes not done; beyond it the oldest is closed */
+    uint64_t handshake_ms;   /* LISTENER_HANDSHAKE_MS */
 };
 
 /* Binds and listens; resolves `host` while the node starts, so it may block. `sessions` must
@@ -37,6 +49,10 @@ struct listener_options {
 enum error_code listener_open(struct listener **listener, struct uv_loop_s *loop,
                               const struct listener_options *options, struct session_host *sessions,
                               struct error *error);
+
+/* New connections use these keys from now on; those that are there keep theirs. Only where there
+ * were keys before. */
+void listener_set_tls(struct listener *listener, const struct tls_keys *keys);
 
 /* The port it listens on. */
 uint16_t listener_port(const struct listener *listener);

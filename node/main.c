@@ -12,6 +12,7 @@
 #include "node/credentials.h"
 #include "node/logging.h"
 #include "node/server.h"
+#include "node/tls_files.h"
 
 enum { EXIT_USAGE = 64, EXIT_CANNOT_START = 1, MAX_OVERRIDES = 64 };
 
@@ -38,6 +39,7 @@ static void print_usage(FILE *to) {
           "  --version         print the version\n"
           "  --help            print this\n"
           "\n"
+          "SIGHUP reads the TLS certificates again.\n"
           "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
           "Exit status: 0 stopped, 1 could not start, 64 wrong usage.\n",
           to);
@@ -130,12 +132,21 @@ static enum error_code load_config(const struct arguments *arguments, struct con
     }
     if (code == ERROR_NONE && arguments->check_only) {
         struct credentials credentials;
+        struct tls_files tls = {0};
         code = credentials_load(&credentials, config, error);
+        code = code == ERROR_NONE ? tls_files_load(&tls, config, error) : code;
+        tls_files_free(&tls);
     }
     return code;
 }
 
 static uv_signal_t signal_handles[2];
+static uv_signal_t reload_handle;
+
+static void on_reload(uv_signal_t *handle, int number) {
+    say_info("signal", "number=%d", number);
+    server_reload(handle->data);
+}
 
 static void on_signal(uv_signal_t *handle, int number) {
     say_info("signal", "number=%d", number);
@@ -144,6 +155,11 @@ static void on_signal(uv_signal_t *handle, int number) {
         if (!uv_is_closing((uv_handle_t *)&signal_handles[i])) {
             uv_close((uv_handle_t *)&signal_handles[i], NULL);
         }
+    }
+    /* What comes too late for it has no effect, rather than the default one. */
+    if (!uv_is_closing((uv_handle_t *)&reload_handle)) {
+        uv_close((uv_handle_t *)&reload_handle, NULL);
+        (void)signal(SIGHUP, SIG_IGN);
     }
     server_stop(handle->data);
 }
@@ -156,6 +172,9 @@ static void watch_signals(uv_loop_t *loop, struct server *server) {
         signal_handles[i].data = server;
         uv_signal_start(&signal_handles[i], on_signal, numbers[i]);
     }
+    uv_signal_init(loop, &reload_handle);
+    reload_handle.data = server;
+    uv_signal_start(&reload_handle, on_reload, SIGHUP);
 }
 
 static int run(const struct config *config) {
@@ -164,6 +183,7 @@ static int run(const struct config *config) {
     uv_loop_t loop;
     (void)signal(SIGPIPE, SIG_IGN);
     crash_install();
+    (void)signal(SIGHUP, SIG_IGN); /* until there is something to reload */
     uv_loop_init(&loop);
     say_set_level(config->log_level);
     say_info("starting", "version=%s build_id=%s node=%u cluster=%s data_dir=%s", IKV_VERSION,

@@ -201,6 +201,12 @@ static enum error_code draw_random(void *data, void *bytes, size_t size, struct 
                : error_set_errno(error, errno, "cannot get random bytes from the system");
 }
 
+/* A part of the connections, so that clients that never finish theirs cannot keep out the rest. */
+static unsigned max_handshakes(const struct config *config) {
+    unsigned part = config->max_connections / 4;
+    return part > LISTENER_HANDSHAKES_MIN ? part : LISTENER_HANDSHAKES_MIN;
+}
+
 static enum error_code open_clients(struct server *server, struct error *error) {
     const struct config *config = server->config;
     struct session_limits limits = {.n_shards = config->shards,
@@ -227,7 +233,11 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                        .port = config->listen.port,
                                        .max_connections = config->max_connections,
                                        .stall_ms = LISTENER_STALL_MS,
-                                       .send_stall_ms = LISTENER_SEND_STALL_MS};
+                                       .send_stall_ms = LISTENER_SEND_STALL_MS,
+                                       .tls = server->tls.clients,
+                                       .tls_required = config->tls == CONFIG_TLS_REQUIRED,
+                                       .max_handshakes = max_handshakes(config),
+                                       .handshake_ms = LISTENER_HANDSHAKE_MS};
     enum error_code code =
         listener_open(&server->listener, server->loop, &options, &server->sessions, error);
     if (code != ERROR_NONE) {
@@ -397,6 +407,7 @@ static void free_server(struct server *server) {
     }
     known_peers_free(&server->known_peers);
     server_watch_free(server);
+    tls_files_free(&server->tls);
     if (server->lock_fd >= 0) {
         (void)close(server->lock_fd);
     }
@@ -460,6 +471,31 @@ void server_close(struct server *server) {
     listener_close(server->listener, SERVER_STOP_GRACE_MS, listener_closed, server);
 }
 
+/* The listener and the links look at the new keys before the old ones go. */
+static void use_tls(struct server *server, struct tls_files *files) {
+    if (files->clients != NULL && server->listener != NULL) {
+        listener_set_tls(server->listener, files->clients);
+    }
+    tls_files_free(&server->tls);
+    server->tls = *files;
+    tls_files_say_expiry(&server->tls);
+}
+
+void server_reload(struct server *server) {
+    struct tls_files files;
+    struct error error = {0};
+    if (server->stopping) {
+        return;
+    }
+    if (tls_files_load(&files, server->config, &error) != ERROR_NONE) {
+        say_error("certificates not reloaded, the old ones stay in use", "reason=%s",
+                  error.message);
+        return;
+    }
+    use_tls(server, &files);
+    say_info("certificates reloaded", NULL);
+}
+
 void server_stop(struct server *server) {
     if (server->stopping) {
         return;
@@ -485,6 +521,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
                               sizeof server->addresses[i]);
     }
     enum error_code code = credentials_load(&server->credentials, config, error);
+    code = code != ERROR_NONE ? code : tls_files_load(&server->tls, config, error);
     code = code != ERROR_NONE ? code : open_data_dir(server, error);
     code = code != ERROR_NONE ? code : open_log(server, error);
     code = code != ERROR_NONE ? code : open_machines(server, error);
@@ -499,6 +536,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
     if (code != ERROR_NONE) {
         return code;
     }
+    tls_files_say_expiry(&server->tls);
     start_loop_handles(server);
     code = start_or_join(server, error);
     if (code != ERROR_NONE) {

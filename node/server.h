@@ -14,6 +14,10 @@ struct server;
 enum error_code server_open(struct server **server, struct uv_loop_s *loop,
                             const struct config *config, struct error *error);
 
+/* Reads the certificates again, for new connections; when one is bad, all old ones stay in use and
+ * the log tells why. Nothing else of the configuration is read again. */
+void server_reload(struct server *server);
+
 /* Stops gracefully: hands leaderships over, answers what is under way, closes. The loop ends when
  * that is done, and the server is freed. A second call does nothing. */
 void server_stop(struct server *server);

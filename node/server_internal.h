@@ -15,6 +15,7 @@
 #include "node/server_info.h"
 #include "node/session.h"
 #include "node/shard.h"
+#include "node/tls_files.h"
 #include "node/workers_uv.h"
 #include "raft/identity.h"
 #include "raft/peers.h"
@@ -71,6 +72,7 @@ struct server {
     struct router *router;
     struct feed *feed;
     struct credentials credentials;
+    struct tls_files tls;
     struct session_host sessions;
     struct listener *listener;
     struct http *http;

@@ -109,7 +109,8 @@ struct session_stats {
     uint64_t errors; /* error replies */
     uint64_t bytes_in;
     uint64_t bytes_out;
-    uint64_t stalled; /* closed in the middle of a command; counted by the shell */
+    uint64_t stalled;  /* closed in the middle of a command; counted by the shell */
+    uint64_t insecure; /* closed over TLS: failed handshakes, plaintext; counted by the shell */
 };
 
 /* What all sessions of a node share. Must outlive the sessions and their operations. */

@@ -94,6 +94,8 @@ class NpmClients(ClusterTest):
         self.cluster = self.make_cluster(shards=1, rebalance="no", **settings)
         if name.startswith("auth"):
             self.cluster.require_authentication()
+        if name.startswith("tls"):
+            self.cluster.use_tls(clients="required")
         self.cluster.start()
         self.directory = tempfile.mkdtemp(prefix="ikv-clients-")
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
@@ -119,6 +121,8 @@ class NpmClients(ClusterTest):
         environment = {**os.environ, "IKV_CLUSTER": os.path.join(self.directory, "cluster.json")}
         if self.cluster.admin_secret is not None:
             environment["IKV_ADMIN"] = self.cluster.admin_secret
+        if self.cluster.tls is not None:
+            environment["IKV_CA"] = self.cluster.certificate("ca.pem")
         log_path = os.path.join(self.directory, "output")
         with open(log_path, "w", encoding="utf-8") as log:
             process = subprocess.Popen(

@@ -196,6 +196,45 @@ static void test_auth(void **state) {
                    "required");
 }
 
+#define TLS_FILES "tls_cert = /c\ntls_key = /k\n"
+#define PEER_TLS_FILES "peer_tls_cert = /c\npeer_tls_key = /k\npeer_tls_ca = /a\n"
+
+static void test_tls(void **state) {
+    (void)state;
+    assert_int_equal(parse(MINIMAL), ERROR_NONE);
+    assert_int_equal(config.tls, CONFIG_TLS_OFF);
+    assert_int_equal(config.tls_clients, CONFIG_TLS_OFF);
+    assert_int_equal(config.peer_tls, CONFIG_TLS_OFF);
+    assert_int_equal(parse("tls = Optional\n" TLS_FILES MINIMAL), ERROR_NONE);
+    assert_int_equal(config.tls, CONFIG_TLS_OPTIONAL);
+    assert_int_equal(
+        parse("tls = required\ntls_clients = required\ntls_ca = /a\n" TLS_FILES MINIMAL),
+        ERROR_NONE);
+    assert_int_equal(config.tls, CONFIG_TLS_REQUIRED);
+    assert_int_equal(config.tls_clients, CONFIG_TLS_REQUIRED);
+    assert_string_equal(config.tls_key, "/k");
+    assert_refused("tls = maybe\n" MINIMAL,
+                   "node.conf:1: tls = 'maybe': expected off, optional or required");
+    assert_refused("tls = required\ntls_cert = /c\n" MINIMAL,
+                   "node.conf:1: tls is not off: set tls_key as well, see docs/tls.md");
+    assert_refused("tls_key = /k\n" MINIMAL,
+                   "node.conf:1: tls_key: without effect while tls = off");
+    assert_refused("tls_clients = required\n" MINIMAL,
+                   "node.conf:1: tls_clients: without effect while tls = off");
+    assert_refused("tls = required\ntls_clients = optional\n" TLS_FILES MINIMAL,
+                   "node.conf:2: tls_clients is not off: set tls_ca as well, see docs/tls.md");
+    assert_refused("tls = required\ntls_ca = /a\n" TLS_FILES MINIMAL,
+                   "node.conf:2: tls_ca: without effect while tls_clients = off");
+    assert_refused("peer_tls = required\n" PEER_TLS_FILES MINIMAL,
+                   "node.conf:1: peer_tls: this version has no TLS between nodes");
+    /* Encrypted is not authenticated, and optional is not required. */
+    assert_int_not_equal(parse("tls = required\nlisten = 0.0.0.0:7102\n" TLS_FILES MINIMAL),
+                         ERROR_NONE);
+    assert_int_not_equal(
+        parse("peer_tls = optional\npeer_listen = 0.0.0.0:7202\n" PEER_TLS_FILES MINIMAL),
+        ERROR_NONE);
+}
+
 static void write_file(const char *path, const char *text, mode_t mode) {
     FILE *out = fopen(path, "w");
     assert_non_null(out);
@@ -345,6 +384,7 @@ int main(void) {
         cmocka_unit_test(test_bad_nodes),
         cmocka_unit_test(test_checks_across_keys),
         cmocka_unit_test(test_auth),
+        cmocka_unit_test(test_tls),
         cmocka_unit_test(test_credential_files),
         cmocka_unit_test(test_loopback),
         cmocka_unit_test(test_single),

@@ -1,9 +1,11 @@
 // The cluster that tests/integration/test_npm_clients.py runs for these tests: its nodes, and what
 // tests do to them. IKV_CLUSTER names a file with [{id, port, pid}, ...]; a file `restart-ID` beside
-// it asks for a node to be started again.
+// it asks for a node to be started again. Where clients have to use TLS, IKV_CA names the file with
+// the authority.
 import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import tls from 'node:tls';
 import { after } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -20,6 +22,8 @@ after(() => setTimeout(() => process.exit(), 2000).unref());
 export function nodes() {
   return JSON.parse(fs.readFileSync(FILE, 'utf8'));
 }
+
+export const ca = process.env.IKV_CA && fs.readFileSync(process.env.IKV_CA);
 
 export function addresses() {
   return nodes().map(({ port }) => ({ host: '127.0.0.1', port }));
@@ -45,7 +49,8 @@ const DONE = '$4\r\ndone\r\n';
 // Answer to one inline command, as text, over a connection of its own; null when there is none.
 function ask(port, command) {
   return new Promise((resolve) => {
-    const socket = net.connect(port, '127.0.0.1');
+    const target = { port, host: '127.0.0.1', ca };
+    const socket = ca ? tls.connect(target) : net.connect(target);
     let text = '';
     socket.setTimeout(5000, () => socket.destroy());
     socket.on('error', () => {});

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -87,6 +88,7 @@ class Node:
         self.http_port = free_port()
         self.process = None
         self.environment = {}  # of every start, beside this process's own
+        self.settings = {}  # of this node alone
         self.may_report = False  # this test provokes a report in the log
         self.unexpected_exits = []
         os.makedirs(self.directory)
@@ -103,6 +105,7 @@ class Node:
             "data_dir": self.data,
             "http_listen": f"127.0.0.1:{self.http_port}",
             **self.cluster.settings,
+            **self.settings,
             **changes,
         }
         with open(self.config_path, "w", encoding="utf-8") as file:
@@ -180,6 +183,7 @@ class Node:
     def client(self, project=None, **options):
         if project is None and self.cluster.admin_secret is not None:
             options.setdefault("credentials", ("admin", self.cluster.admin_secret))
+        options.setdefault("tls", self.cluster.tls)
         return Client(self.port, project, **options)
 
     def call(self, *arguments, project=None):
@@ -190,6 +194,8 @@ class Node:
     def cli(self, *arguments, options=(), stdin=None, timeout_s=20):
         """Output of redis-cli, without the last line's end."""
         command = ["redis-cli", "-h", "127.0.0.1", "-p", str(self.port), *options]
+        if self.cluster.tls is not None:
+            command += ["--tls", "--cacert", self.cluster.certificate("ca.pem")]
         command += [str(argument) for argument in arguments]
         result = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -249,6 +255,7 @@ class Cluster:
         self.n_shards = int(self.settings["shards"])
         self.directory = tempfile.mkdtemp(prefix="ikv-test-", dir=Options.directory)
         self.admin_secret = None  # of the user `admin`, when clients have to authenticate
+        self.tls = None  # of the harness's own clients, when they have to use it
         self.nodes = []
         for node_id in range(1, n + 1):
             self.nodes.append(Node(self, node_id))
@@ -264,6 +271,35 @@ class Cluster:
         self.settings.update(auth="required", admin_token_file=path)
         for node in self.nodes:
             node.write_config()
+
+    def certificate(self, name):
+        return os.path.join(self.directory, "certs", name)
+
+    def make_certificates(self, directory=None, ids=None, cluster=None, days=None):
+        """What scripts/make-certs makes, by default for the nodes of this cluster."""
+        ids = ids or " ".join(str(node.id) for node in self.nodes)
+        subprocess.run(
+            [os.path.join(ROOT, "scripts/make-certs"), directory or self.certificate(""), cluster or self.name, ids],
+            check=True,
+            capture_output=True,
+            env={**os.environ, **({"DAYS": str(days)} if days else {})},
+        )
+
+    def use_tls(self, clients="off", peers="off", **changes):
+        """Before start(): certificates for all nodes, and what uses them."""
+        self.make_certificates()
+        for node in self.nodes:
+            files = {"cert": f"node-{node.id}.pem", "key": f"node-{node.id}.key", "ca": "ca.pem"}
+            paths = {key: self.certificate(name) for key, name in files.items()}
+            if clients != "off":
+                node.settings.update(tls=clients, tls_cert=paths["cert"], tls_key=paths["key"])
+            if peers != "off":
+                node.settings.update(peer_tls=peers, **{f"peer_tls_{key}": path for key, path in paths.items()})
+            node.settings.update(changes)
+            node.write_config()
+        if clients == "required":
+            self.tls = ssl.create_default_context(cafile=self.certificate("ca.pem"))
+        return self
 
     def __getitem__(self, node_id):
         return self.nodes[node_id - 1]

@@ -34,12 +34,14 @@ def encode(*arguments):
 class Client:
     """One connection. Bulk strings come back as bytes, simple strings as Status, nil as None."""
 
-    def __init__(self, port, project=None, timeout_s=15, protocol=None, credentials=None):
+    def __init__(self, port, project=None, timeout_s=15, protocol=None, credentials=None, tls=None):
         self.timeout_s = timeout_s
         self.pending = bytearray()
         try:
             self.socket = socket.create_connection(("127.0.0.1", port), timeout_s)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         except OSError as error:
             raise ConnectionLost(f"port {port}: {error}") from error
         try:
