@@ -14,7 +14,14 @@
 
 enum { PENDING_MAX = 8, OWNED_KEYS = 3, REPLY_TIMEOUT_S = 15, CONNECT_TIMEOUT_S = 3 };
 
-enum pending_kind { PENDING_META, PENDING_MODEL, PENDING_WRITE, PENDING_READ, PENDING_TOKEN };
+enum pending_kind {
+    PENDING_META,
+    PENDING_SESSION,
+    PENDING_MODEL,
+    PENDING_WRITE,
+    PENDING_READ,
+    PENDING_TOKEN
+};
 
 /* A project at a time: it gets a new name, and an empty store, when its history is long. */
 struct generation {
@@ -52,6 +59,8 @@ struct pending {
     struct generation *generation;
     unsigned key;      /* of an owner */
     uint64_t sequence; /* of its write */
+    uint64_t number;   /* of a numbered write, 0: not one */
+    bool sent_again;
     uint64_t reflects; /* its read must reflect what was acknowledged before this time */
     uint64_t called;
 };
@@ -73,6 +82,13 @@ struct client {
     uint64_t n_done;
     uint64_t n_since;
     uint64_t counter;
+
+    /* Those that number their writes: one at a time, sent again until it is answered. */
+    bool numbers_writes;
+    char session[MODEL_VALUE]; /* empty: none */
+    uint64_t n_numbered;
+    bool has_retry;
+    struct pending retry;
 
     /* Owners. */
     struct owned owned[OWNED_KEYS];
@@ -126,10 +142,20 @@ static void generation_check(struct generation *generation) {
     sim_free(generation);
 }
 
+/* Nobody begins anything new in it. */
+static void forget_generation(const struct generation *generation) {
+    for (unsigned i = 0; i < n_clients; i++) {
+        if (clients[i].bound == generation) {
+            clients[i].bound = NULL;
+        }
+    }
+}
+
 static void generation_release(struct generation *generation) {
     ASSERT(generation->users > 0);
     generation->users--;
     if (generation->users == 0 && generation->closed) {
+        forget_generation(generation);
         generation_check(generation);
     }
 }
@@ -138,11 +164,7 @@ static void project_turn(struct project *project) {
     struct generation *old = project->now;
     project->now = generation_new(project);
     old->closed = true;
-    for (unsigned i = 0; i < n_clients; i++) {
-        if (clients[i].bound == old) {
-            clients[i].bound = NULL;
-        }
-    }
+    forget_generation(old);
     if (old->users == 0) {
         generation_check(old);
     }
@@ -476,7 +498,88 @@ static void put_auth(struct client *client, const char *project) {
     (void)expect(client, PENDING_META);
 }
 
+static bool is_write(const struct op *op) {
+    switch (op->kind) {
+    case OP_GET:
+    case OP_EXISTS:
+    case OP_STRLEN:
+    case OP_PTTL:
+    case OP_GETRANGE:
+    case OP_MGET:
+    case OP_DBSIZE:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* "ONCE session number command ...": the command's array becomes longer. */
+static void put_numbered(struct client *client, const struct pending *pending) {
+    struct buffer before = client->out;
+    client->out = (struct buffer){0};
+    put_op(client, &pending->op);
+    struct buffer command = client->out;
+    client->out = before;
+    const char *end = memchr(command.data, '\n', command.size);
+    size_t head = (size_t)((const uint8_t *)end + 1 - command.data);
+    put_array(client, (unsigned)strtoul((const char *)command.data + 1, NULL, 10) + 3);
+    put_text(client, "ONCE");
+    put_text(client, client->session);
+    put_number(client, (int64_t)pending->number);
+    buffer_append(&client->out, command.data + head, command.size - head);
+    buffer_free(&command);
+}
+
+static void send_again(struct client *client) {
+    client->bound = client->retry.generation;
+    put_auth(client, client->bound->history.name);
+    struct pending *pending = expect(client, PENDING_MODEL);
+    *pending = client->retry;
+    pending->sent_again = true;
+    client->has_retry = false;
+    cover("numbered writes sent again");
+    put_numbered(client, pending);
+}
+
+static void numbering_send(struct client *client) {
+    if (client->n_pending > 0) {
+        return;
+    }
+    if (client->has_retry) {
+        send_again(client);
+        return;
+    }
+    if (client->bound == NULL) {
+        client->bound = client->project->now;
+        client->session[0] = '\0';
+        put_auth(client, client->bound->history.name);
+        put_array(client, 2);
+        put_text(client, "ONCE");
+        put_text(client, "OPEN");
+        (void)expect(client, PENDING_SESSION);
+        return;
+    }
+    struct pending *pending = expect(client, PENDING_MODEL);
+    pending->generation = client->bound;
+    pending->generation->users++;
+    draw_op(client, &pending->op);
+    pending->op.called = kernel_now();
+    if (is_write(&pending->op) && client->session[0] != '\0') {
+        pending->number = ++client->n_numbered;
+        put_numbered(client, pending);
+    } else {
+        put_op(client, &pending->op);
+    }
+    if (client->bound->history.n >= options.n_per_check) {
+        project_turn(client->project);
+    }
+}
+
 static void model_send(struct client *client) {
+    if (client->numbers_writes) {
+        numbering_send(client);
+        return;
+    }
     if (client->bound == NULL) {
         if (client->n_pending > 0) {
             return; /* answers first, then the other project */
@@ -520,8 +623,36 @@ static bool may_err(enum op_kind kind) {
     return kind == OP_INCRBY || kind == OP_RENAME;
 }
 
+/* An answer about the attempt, not about the write: it is sent again, or, when the session is gone,
+ * its fate stays unknown. */
+static bool is_about_attempt(struct client *client, struct pending *pending,
+                             const struct reply *reply) {
+    if (pending->number == 0) {
+        return false;
+    }
+    if (is_error(reply, "NOSESSION")) {
+        cover("sessions lost");
+        client->session[0] = '\0';
+        client->bound = NULL;
+        pending->op.returned = UINT64_MAX;
+        note_op(pending->generation, &pending->op);
+        generation_release(pending->generation);
+        return true;
+    }
+    if (is_error(reply, "NOLEADER") || is_error(reply, "NOSPACE") || is_error(reply, "BUSY") ||
+        is_error(reply, "UNCERTAIN")) {
+        client->retry = *pending;
+        client->has_retry = true;
+        return true;
+    }
+    return false;
+}
+
 static void model_answered(struct client *client, struct pending *pending,
                            const struct reply *reply) {
+    if (is_about_attempt(client, pending, reply)) {
+        return;
+    }
     if (is_error(reply, "UNCERTAIN")) {
         cover("uncertain outcomes");
         pending->op.returned = UINT64_MAX;
@@ -855,6 +986,14 @@ static void on_reply(struct client *client, const struct reply *reply) {
     client->n_pending--;
     memmove(client->pending, client->pending + 1, client->n_pending * sizeof client->pending[0]);
     client->n_done++;
+    if (pending.kind == PENDING_SESSION) {
+        if (reply->kind == REPLY_BULK) {
+            snprintf(client->session, sizeof client->session, "%.*s", (int)reply->bulk.size,
+                     reply->bulk.data);
+            cover("sessions opened");
+        }
+        return;
+    }
     if (pending.kind == PENDING_META) {
         if (reply->kind == REPLY_ERROR) {
             sim_fail("REPLY client %u: %.*s", client->number, (int)reply->bulk.size,
@@ -902,7 +1041,10 @@ static void client_drop(struct client *client, const char *why) {
     client->leaving = false;
     for (unsigned i = 0; i < client->n_pending; i++) {
         struct pending *pending = &client->pending[i];
-        if (pending->kind == PENDING_MODEL) {
+        if (pending->kind == PENDING_MODEL && pending->number > 0 && !stopped) {
+            client->retry = *pending;
+            client->has_retry = true;
+        } else if (pending->kind == PENDING_MODEL) {
             pending->op.returned = UINT64_MAX;
             note_op(pending->generation, &pending->op);
             generation_release(pending->generation);
@@ -1024,6 +1166,7 @@ void clients_start(const struct client_options *wanted) {
         client->number = i;
         client->is_owner = i >= options.n_model;
         client->project = &projects[i % options.n_projects];
+        client->numbers_writes = !client->is_owner && kernel_chance(options.numbering);
         for (unsigned k = 0; k < OWNED_KEYS; k++) {
             (void)attempt_new(&client->owned[k], true, 0);
         }
@@ -1046,6 +1189,12 @@ bool clients_are_idle(void) {
 
 void clients_finish(void) {
     for (unsigned i = 0; i < n_clients; i++) {
+        if (clients[i].has_retry) {
+            clients[i].has_retry = false;
+            clients[i].retry.op.returned = UINT64_MAX;
+            note_op(clients[i].retry.generation, &clients[i].retry.op);
+            generation_release(clients[i].retry.generation);
+        }
         if (clients[i].endpoint != NULL) {
             client_drop(&clients[i], "the end");
         }

@@ -24,6 +24,7 @@ struct client_options {
      * knowing it, messages that wait unread (docs/consistency.md). */
     uint64_t stale_slack_ns;
     double multi_key; /* share of projects with operations on several keys */
+    double numbering; /* share of model clients that number their writes (ONCE) */
     double expiry;    /* share of writes with an expiry */
     double drift;     /* most that a clock is off */
     uint64_t kinds;   /* bit by enum op_kind: which ones occur */

@@ -471,9 +471,19 @@ bool disk_flip_bit(struct disk *disk, const char *word, char *path, uint64_t *of
     return true;
 }
 
-bool disk_lose_file(struct disk *disk, const char *word, char *path) {
+static bool has_later(const struct disk *disk, const char *word, const char *path) {
+    for (size_t i = 0; i < disk->names.n; i++) {
+        const char *other = disk->names.items[i].path;
+        if (strstr(other, word) != NULL && strcmp(other, path) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool disk_lose_file(struct disk *disk, const char *word, bool not_the_last, char *path) {
     struct disk_name *name = some_file(disk, word);
-    if (name == NULL) {
+    if (name == NULL || (not_the_last && !has_later(disk, word, name->path))) {
         return false;
     }
     snprintf(path, DISK_PATH, "%s", name->path);

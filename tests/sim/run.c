@@ -61,6 +61,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         .n_per_check = (unsigned)PICK(&prng, 60, 150, 300),
         .large_bytes = (uint32_t)PICK(&prng, 100, 5000, 60000, 200000),
         .multi_key = (double)PICK(&prng, 0, 1, 2) / 2,
+        .numbering = (double)PICK(&prng, 0, 1, 2) / 2,
         .expiry = (double)PICK(&prng, 0, 1, 5) / 10,
         .drift = plan.drift + 0.0001,
         .kinds =

@@ -41,6 +41,8 @@ static const char *const required[] = {"leaders elected",
                                        "histories checked",
                                        "databases recounted",
                                        "owner reads: session",
+                                       "sessions opened",
+                                       "numbered writes sent again",
                                        "owner reads: bounded",
                                        "session tokens taken along"};
 
