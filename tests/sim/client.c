@@ -12,7 +12,7 @@
 #include "tests/sim/model.h"
 #include "tests/sim/network.h"
 
-enum { PENDING_MAX = 8, OWNED_KEYS = 3, REPLY_TIMEOUT_S = 15, CONNECT_TIMEOUT_S = 3 };
+enum { PENDING_MAX = 8, OWNED_KEYS = 3, CONNECT_TIMEOUT_S = 3 };
 
 enum pending_kind {
     PENDING_META,
@@ -1062,7 +1062,7 @@ static void on_connected(struct client *client) {
             owner_set_level(client);
         }
         flush(client);
-        watch(client, REPLY_TIMEOUT_S * SIM_S);
+        watch(client, options.patience_ns);
     }
     client_plan(client, 0);
 }
@@ -1092,6 +1092,9 @@ static void on_readable(struct client *client) {
     if (end) {
         client_drop(client, "closed by the node");
         return;
+    }
+    if (!client->is_owner && client->n_pending == 0 && kernel_random(100) == 0) {
+        client->leaving = true;
     }
     if (client->leaving && client->n_pending == 0) {
         client_drop(client, "moves on");
@@ -1140,7 +1143,7 @@ static void client_go_on(void *data) {
         model_send(client);
     }
     flush(client);
-    watch(client, REPLY_TIMEOUT_S * SIM_S);
+    watch(client, options.patience_ns);
 }
 
 static void client_plan(struct client *client, uint64_t after_ns) {

@@ -17,6 +17,7 @@ struct client_options {
     unsigned n_owners;
     unsigned n_projects;
     uint64_t think_ns;    /* mean pause between operations */
+    uint64_t patience_ns; /* how long they wait for an answer before they go elsewhere */
     unsigned depth;       /* most commands on their way per model client */
     unsigned n_per_check; /* operations of a project until its history is checked */
     uint32_t large_bytes; /* largest value of owners */

@@ -43,6 +43,12 @@ static struct node *some_node(void) {
     return cluster_node(1 + (unsigned)kernel_random(n_nodes()));
 }
 
+/* Trouble is worst where a leader is. */
+static struct node *some_leader(void) {
+    unsigned leader = cluster_leader((unsigned)kernel_random(cluster_options()->n_shards));
+    return leader == 0 || kernel_random(2) == 0 ? some_node() : cluster_node(leader);
+}
+
 bool nemesis_is_replacing(void) {
     return replaced != 0;
 }
@@ -117,6 +123,9 @@ static void repair_later(void) {
 
 static void partition(void) {
     uint64_t side = 1 + kernel_random(((uint64_t)1 << n_nodes()) - 1);
+    if (kernel_random(2) == 0) {
+        side = (uint64_t)1 << (some_leader()->id - 1);
+    }
     sim_log("partition %llx", (unsigned long long)side);
     cover("partitions");
     for (unsigned a = 1; a <= n_nodes(); a++) {
@@ -360,7 +369,10 @@ static void strike(enum fault fault) {
         }
         break;
     case FAULT_PAUSE:
-        pause_node(node);
+        node = some_leader();
+        if (may_touch(node)) {
+            pause_node(node);
+        }
         break;
     case FAULT_PARTITION:
         partition();

@@ -57,6 +57,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         .n_owners = (unsigned)PICK(&prng, 1, 2, 4),
         .n_projects = (unsigned)PICK(&prng, 1, 2, 3),
         .think_ns = PICK(&prng, 2 * SIM_MS, 10 * SIM_MS, 10 * SIM_MS, 40 * SIM_MS),
+        .patience_ns = PICK(&prng, 300 * SIM_MS, SIM_S, 4 * SIM_S, 15 * SIM_S),
         .depth = (unsigned)PICK(&prng, 1, 1, 2, 4),
         .n_per_check = (unsigned)PICK(&prng, 60, 150, 300),
         .large_bytes = (uint32_t)PICK(&prng, 100, 5000, 60000, 200000),
