@@ -85,6 +85,7 @@ struct client {
 
     /* Those that number their writes: one at a time, sent again until it is answered. */
     bool numbers_writes;
+    bool only_reads;           /* goes on where a writer would wait: at a leader that is cut off */
     char session[MODEL_VALUE]; /* empty: none */
     uint64_t n_numbered;
     bool has_retry;
@@ -265,6 +266,21 @@ static void unique_value(struct client *client, struct model_value *value) {
     memcpy(value->data, text, (size_t)n);
 }
 
+static bool is_write(enum op_kind kind) {
+    switch (kind) {
+    case OP_GET:
+    case OP_EXISTS:
+    case OP_STRLEN:
+    case OP_PTTL:
+    case OP_GETRANGE:
+    case OP_MGET:
+    case OP_DBSIZE:
+        return false;
+    default:
+        return true;
+    }
+}
+
 static enum op_kind draw_kind(const struct client *client) {
     static const enum op_kind single[] = {
         OP_GET,    OP_GET,    OP_GET,    OP_SET,     OP_SET,     OP_DEL,  OP_EXISTS,   OP_INCRBY,
@@ -276,7 +292,8 @@ static enum op_kind draw_kind(const struct client *client) {
         enum op_kind kind = client->project->multi_key
                                 ? multi[kernel_random(sizeof multi / sizeof multi[0])]
                                 : single[kernel_random(sizeof single / sizeof single[0])];
-        if ((options.kinds & ((uint64_t)1 << kind)) != 0) {
+        bool wanted = (options.kinds & ((uint64_t)1 << kind)) != 0;
+        if (wanted && (!client->only_reads || !is_write(kind))) {
             return kind;
         }
     }
@@ -498,21 +515,6 @@ static void put_auth(struct client *client, const char *project) {
     (void)expect(client, PENDING_META);
 }
 
-static bool is_write(const struct op *op) {
-    switch (op->kind) {
-    case OP_GET:
-    case OP_EXISTS:
-    case OP_STRLEN:
-    case OP_PTTL:
-    case OP_GETRANGE:
-    case OP_MGET:
-    case OP_DBSIZE:
-        return false;
-    default:
-        return true;
-    }
-}
-
 /* "ONCE session number command ...": the command's array becomes longer. */
 static void put_numbered(struct client *client, const struct pending *pending) {
     struct buffer before = client->out;
@@ -564,7 +566,7 @@ static void numbering_send(struct client *client) {
     pending->generation->users++;
     draw_op(client, &pending->op);
     pending->op.called = kernel_now();
-    if (is_write(&pending->op) && client->session[0] != '\0') {
+    if (is_write(pending->op.kind) && client->session[0] != '\0') {
         pending->number = ++client->n_numbered;
         put_numbered(client, pending);
     } else {
@@ -1169,6 +1171,7 @@ void clients_start(const struct client_options *wanted) {
         client->number = i;
         client->is_owner = i >= options.n_model;
         client->project = &projects[i % options.n_projects];
+        client->only_reads = !client->is_owner && kernel_random(3) == 0;
         client->numbers_writes = !client->is_owner && kernel_chance(options.numbering);
         for (unsigned k = 0; k < OWNED_KEYS; k++) {
             (void)attempt_new(&client->owned[k], true, 0);
