@@ -103,9 +103,10 @@ static void info_shards(struct buffer *out, const struct info_source *source) {
         put(out,
             "shard%u:role=%s,leader=%" PRIu32 ",term=%" PRIu64 ",commit=%" PRIu64
             ",applied=%" PRIu64 ",last=%" PRIu64 ",keys=%" PRIu64 ",bytes=%" PRIu64
-            ",voters=%u,sessions=%" PRIu64 ",session_bytes=%" PRIu64 "\r\n",
+            ",voters=%u,sessions=%" PRIu64 ",session_bytes=%" PRIu64 ",clock=%" PRIu64 "\r\n",
             i, shard->role, shard->leader, shard->term, shard->commit, shard->applied, shard->last,
-            shard->keys, shard->used_bytes, shard->voters, shard->sessions, shard->session_bytes);
+            shard->keys, shard->used_bytes, shard->voters, shard->sessions, shard->session_bytes,
+            shard->clock_ms);
     }
 }
 

@@ -46,6 +46,7 @@ static void describe_shard(struct server *server, unsigned i, struct server_info
     info->used_bytes = server->shards[i].state.used_bytes;
     info->sessions = server->shards[i].state.sessions;
     info->session_bytes = server->shards[i].state.session_bytes;
+    info->clock_ms = server->shards[i].state.clock_ms;
     uint64_t voters[LIMIT_NODES];
     info->voters = group_voters(group, voters);
 }

@@ -28,6 +28,7 @@ struct server_info_shard {
     uint64_t used_bytes;
     uint64_t sessions;      /* of exactly-once writes */
     uint64_t session_bytes; /* what they keep */
+    uint64_t clock_ms;      /* Unix time of the last entry applied */
     unsigned voters;
 };
 
