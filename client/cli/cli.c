@@ -212,12 +212,19 @@ static const char *advice(int error) {
     }
 }
 
+bool cli_is_no_project(const ikv_reply *reply) {
+    static const char prefix[] = "NOPROJECT";
+    return reply != NULL && strncmp(ikv_reply_message(reply), prefix, sizeof prefix - 1) == 0;
+}
+
 int cli_fail_reply(const struct cli *cli, int error, const ikv_reply *reply, const char *what) {
     const char *said = reply != NULL ? ikv_reply_message(reply) : "";
-    const char *todo = advice(error);
-    return cli_fail(cli, cli_exit_code(error), "%s%s%s%s%s", what != NULL ? what : "",
-                    what != NULL ? ": " : "", said[0] != '\0' ? said : ikv_strerror(error),
-                    todo != NULL ? "; " : "", todo != NULL ? todo : "");
+    bool is_missing = cli_is_no_project(reply);
+    const char *todo = is_missing ? "make it: invoke-kv project create" : advice(error);
+    return cli_fail(cli, is_missing ? EXIT_NO : cli_exit_code(error), "%s%s%s%s%s",
+                    what != NULL ? what : "", what != NULL ? ": " : "",
+                    said[0] != '\0' ? said : ikv_strerror(error), todo != NULL ? "; " : "",
+                    todo != NULL ? todo : "");
 }
 
 void cli_note(const struct cli *cli, const char *format, ...) {

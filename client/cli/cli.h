@@ -47,6 +47,8 @@ int cli_fail(const struct cli *cli, int code, const char *format, ...)
 /* The same for an error of the library, with what to do about it. `reply` may be NULL; `what` says
  * what was tried, or is NULL. */
 int cli_fail_reply(const struct cli *cli, int error, const ikv_reply *reply, const char *what);
+/* The project does not exist. */
+bool cli_is_no_project(const ikv_reply *reply);
 /* Exit code of an error of the library. */
 int cli_exit_code(int error);
 /* A note to standard error, unless --quiet. */

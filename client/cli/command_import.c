@@ -292,17 +292,44 @@ static int read_all(struct importing *importing, struct replacement *all) {
     return code;
 }
 
+/* Without authentication a write makes the project, with the default quota. That is the server's to
+ * know, so the project is made before. */
+static int make_project(const struct importing *importing) {
+    struct cli *cli = importing->cli;
+    ikv_reply *reply = NULL;
+    ikv_bytes words[] = {ikv_text("PROJECT"), ikv_text("CREATE"),
+                         ikv_text(ikv_project_name(cli->project))};
+    int code = cli_call_node(cli, NULL, 3, words, &reply);
+    ikv_reply_free(reply);
+    return code;
+}
+
+static int ask_quota(const struct importing *importing, bool may_make, uint64_t *quota) {
+    struct cli *cli = importing->cli;
+    ikv_reply *reply = NULL;
+    ikv_bytes words[] = {ikv_text("PROJECT"), ikv_text("INFO")};
+    int error = ikv_command(cli->project, 2, words, 0, &reply);
+    int code = EXIT_OK;
+    if (error == IKV_OK) {
+        *quota = cli_field_number(ikv_reply_value(reply), "quota_bytes");
+    } else if (may_make && cli_is_no_project(reply)) {
+        code = make_project(importing);
+        code = code == EXIT_OK ? ask_quota(importing, false, quota) : code;
+    } else {
+        code = cli_fail_reply(cli, error, reply, NULL);
+    }
+    ikv_reply_free(reply);
+    return code;
+}
+
 /* The quota must hold before FLUSHDB is sent: within the transaction it would go first. */
 static int check_quota(const struct importing *importing, const struct replacement *all) {
     struct cli *cli = importing->cli;
-    ikv_reply *reply;
-    ikv_bytes words[] = {ikv_text("PROJECT"), ikv_text("INFO")};
-    int code = cli_call(cli, 2, words, &reply);
+    uint64_t quota = 0;
+    int code = ask_quota(importing, cli->connection.user == NULL, &quota);
     if (code != EXIT_OK) {
         return code;
     }
-    uint64_t quota = cli_field_number(ikv_reply_value(reply), "quota_bytes");
-    ikv_reply_free(reply);
     if (all->bytes > quota) {
         return cli_fail(cli, EXIT_REFUSED,
                         "%s has %" PRIu64 " bytes of keys and values, the quota of project %s is "
@@ -386,7 +413,7 @@ static int replace(struct importing *importing, bool is_dry, bool is_sure) {
     struct replacement all = {.kept = NULL};
     char question[768];
     int code = read_all(importing, &all);
-    if (code == EXIT_OK) {
+    if (code == EXIT_OK && !is_dry) {
         code = check_quota(importing, &all);
     }
     if (code == EXIT_OK && !is_dry && !is_sure) {

@@ -189,7 +189,7 @@ const struct command command_table[] = {
       {"format", 'f', "FORM", "auto object lines",
        "auto (default), object or lines; auto knows the lines that export writes, and .jsonl and "
        ".ndjson files"},
-      {"dry-run", 0, NULL, NULL, "read and check everything, store nothing"},
+      {"dry-run", 0, NULL, NULL, "read and check the whole file, store nothing"},
       {"yes", 'y', NULL, NULL, "replace without asking"},
       {"progress", 0, "WHEN", "auto always never",
        "auto (default): a bar on a terminal, lines otherwise; always: a bar; never"}}},

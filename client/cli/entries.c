@@ -86,6 +86,7 @@ static enum error_code read_more(struct entries *entries, struct error *error) {
         entries->at = 0;
     }
     size_t wanted = left / 2 + PIECE;
+    wanted = wanted < entries->text_max - left ? wanted : entries->text_max - left;
     buffer_reserve(window, wanted);
     while (wanted > 0 && !entries->ended) {
         ssize_t n = entries->read(entries->data, window->data + window->size, wanted);
