@@ -19,13 +19,16 @@ static void add(struct words *words, const char *text) {
     words->argv[words->argc++] = ikv_text(text);
 }
 
-static int access_word(const struct cli *cli, const char *text, const char **word) {
-    *word = strcmp(text, "readwrite") == 0  ? "READWRITE"
-            : strcmp(text, "readonly") == 0 ? "READONLY"
-                                            : NULL;
-    return *word != NULL
-               ? EXIT_OK
-               : cli_fail(cli, EXIT_USAGE, "access is readwrite or readonly, not '%s'", text);
+/* NULL, with a message, when it is no access. */
+static const char *access_word(const struct cli *cli, const char *text) {
+    if (strcmp(text, "readwrite") == 0) {
+        return "READWRITE";
+    }
+    if (strcmp(text, "readonly") == 0) {
+        return "READONLY";
+    }
+    cli_fail(cli, EXIT_USAGE, "access is readwrite or readonly, not '%s'", text);
+    return NULL;
 }
 
 /* EXPIRES and its number, when the option is there. `number` is NUMBER_SIZE bytes. */
@@ -97,11 +100,13 @@ int run_project_create(struct cli *cli, const struct arguments *arguments) {
         code = cli_fail(cli, EXIT_USAGE, "--expires is for the token that --access makes");
     }
     if (code == EXIT_OK && access != NULL) {
-        const char *word;
-        code = access_word(cli, access, &word);
+        const char *word = access_word(cli, access);
+        if (word == NULL) {
+            return EXIT_USAGE;
+        }
         add(&words, "TOKEN");
-        add(&words, word != NULL ? word : "");
-        code = code == EXIT_OK ? add_expires(cli, arguments, &words, expires_text) : code;
+        add(&words, word);
+        code = add_expires(cli, arguments, &words, expires_text);
     }
     code = code == EXIT_OK ? cli_call_node(cli, NULL, words.argc, words.argv, &reply) : code;
     if (code == EXIT_OK && access != NULL) {
@@ -259,20 +264,19 @@ int run_project_quota(struct cli *cli, const struct arguments *arguments) {
 
 int run_token_add(struct cli *cli, const struct arguments *arguments) {
     const char *name = arguments->words[0];
-    const char *access;
+    const char *access = access_word(cli, arguments->words[1]);
     char expires[NUMBER_SIZE];
     struct words words = {.argc = 0};
     ikv_reply *reply = NULL;
-    int code = access_word(cli, arguments->words[1], &access);
-    if (code != EXIT_OK) {
-        return code;
+    if (access == NULL) {
+        return EXIT_USAGE;
     }
     add(&words, "PROJECT");
     add(&words, "TOKEN");
     add(&words, "ADD");
     add(&words, name);
     add(&words, access);
-    code = add_expires(cli, arguments, &words, expires);
+    int code = add_expires(cli, arguments, &words, expires);
     code = code == EXIT_OK ? cli_call_node(cli, NULL, words.argc, words.argv, &reply) : code;
     if (code == EXIT_OK) {
         print_token(cli, name, cli_slice(ikv_reply_value(reply)));
