@@ -116,6 +116,18 @@ static void write_ready(const struct source *source, const struct family *family
     put(source->out, "%s %d\n", family->name, readiness_is_ready(&source->metrics->readiness));
 }
 
+static void write_certificates(const struct source *source, const struct family *family) {
+    const struct metrics *metrics = source->metrics;
+    if (metrics->clients_certificate_s > 0) {
+        put(source->out, "%s{use=\"clients\"} %" PRIu64 "\n", family->name,
+            metrics->clients_certificate_s);
+    }
+    if (metrics->peers_certificate_s > 0) {
+        put(source->out, "%s{use=\"peers\"} %" PRIu64 "\n", family->name,
+            metrics->peers_certificate_s);
+    }
+}
+
 static void write_roles(const struct source *source, const struct family *family) {
     for (unsigned i = 0; i < source->metrics->n_shards; i++) {
         for (unsigned role = 0; role < METRICS_ROLES; role++) {
@@ -276,6 +288,11 @@ static const struct family families[] = {
      OF_NODE("Client connections refused for max_connections", connections_rejected)},
     {"invokekv_connections_stalled_total", COUNTER, AS_IS,
      OF_NODE("Client connections closed in the middle of a command", connections_stalled)},
+    {"invokekv_connections_insecure_total", COUNTER, AS_IS,
+     OF_NODE("Closed over TLS: failed handshakes, plaintext", connections_insecure)},
+    {"invokekv_certificate_expiry_time_seconds", GAUGE, AS_IS, "use",
+     "With TLS: when a certificate for clients or peers expires, since the Unix epoch",
+     write_certificates, 0},
     {"invokekv_received_bytes_total", COUNTER, AS_IS, OF_NODE("From clients", received_bytes)},
     {"invokekv_sent_bytes_total", COUNTER, AS_IS, OF_NODE("To clients", sent_bytes)},
     {"invokekv_input_bytes", GAUGE, AS_IS,

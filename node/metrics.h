@@ -79,6 +79,9 @@ struct metrics {
     uint64_t connections_accepted;
     uint64_t connections_rejected;
     uint64_t connections_stalled;
+    uint64_t connections_insecure;
+    uint64_t clients_certificate_s; /* expiry since the Unix epoch, 0: without TLS */
+    uint64_t peers_certificate_s;
     uint64_t received_bytes;
     uint64_t sent_bytes;
     uint64_t input_bytes;

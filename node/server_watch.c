@@ -233,6 +233,11 @@ static void gather_state(struct server *server, unsigned i, uint64_t now_ms,
     to->snapshot_total_bytes = progress.total_bytes;
 }
 
+static uint64_t expiry_of(const struct tls_keys *keys) {
+    int64_t expiry_s = keys != NULL ? tls_keys_expiry_s(keys) : 0;
+    return expiry_s > 0 ? (uint64_t)expiry_s : 0;
+}
+
 static void gather_clients(const struct server *server, struct metrics *metrics) {
     const struct session_host *host = &server->sessions;
     struct router_stats routed = router_stats(server->router);
@@ -241,6 +246,9 @@ static void gather_clients(const struct server *server, struct metrics *metrics)
     metrics->connections_accepted = host->stats.connections;
     metrics->connections_rejected = host->stats.rejected;
     metrics->connections_stalled = host->stats.stalled;
+    metrics->connections_insecure = host->stats.insecure;
+    metrics->clients_certificate_s = expiry_of(server->tls.clients);
+    metrics->peers_certificate_s = expiry_of(server->tls.peers);
     metrics->received_bytes = host->stats.bytes_in;
     metrics->sent_bytes = host->stats.bytes_out;
     metrics->input_bytes = host->input_bytes;

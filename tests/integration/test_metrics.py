@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 
 from harness.case import ClusterTest, quick, sanitizer
@@ -105,11 +106,37 @@ class PagesTest(ClusterTest):
         page = Figures(text)
         table = documented()
         self.assertEqual({name: kind for name, (kind, _) in table.items()}, page.types)
-        for family, (kind, labels) in table.items():
-            self.assertTrue(page.samples[family], f"{family} has no sample")
+        self.assertEqual(page.samples.pop("invokekv_certificate_expiry_time_seconds"), [])
+        for family, samples in page.samples.items():
+            kind, labels = table[family]
+            self.assertTrue(samples, f"{family} has no sample")
             for _, found, _ in page.samples[family]:
                 self.assertEqual(set(found) - ({"le"} if kind == "histogram" else set()), labels)
         self.assertEqual(promtool("check", "metrics", stdin=text), (0, ""))
+
+    @quick
+    def test_certificates(self):
+        cluster = self.make_cluster(1, shards=1)
+        cluster.use_tls(clients="required")
+        cluster.start()
+        with socket.create_connection(("127.0.0.1", cluster[1].port), 10) as plain:
+            plain.sendall(b"PING\r\n")
+            plain.recv(1000)
+        page = wait_for(
+            lambda: (page := figures(cluster[1]))
+            and page.value("invokekv_connections_insecure_total") == 1
+            and page,
+            "the plaintext connection to be counted",
+        )
+        (name, labels, expiry), *others = page.samples["invokekv_certificate_expiry_time_seconds"]
+        self.assertEqual((labels, others), ({"use": "clients"}, []))
+        text = subprocess.run(
+            ["openssl", "x509", "-enddate", "-noout", "-in", cluster.certificate("node-1.pem")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        self.assertEqual(expiry, ssl.cert_time_to_seconds(text.strip().split("=")[1]))
 
     @quick
     def test_files_use_what_is_served(self):
@@ -264,6 +291,32 @@ class ChangesTest(ClusterTest):
             )
 
         wait_for(caught_up, "the old leader to catch up", 30 * Options.slowdown())
+
+    @sanitizer
+    def test_snapshots_and_checkpoints(self):
+        cluster = self.start_cluster(
+            shards=1, segment_size="1MiB", snapshot_log_bytes="256KiB", trailing_entries=16
+        )
+        leader = cluster.leader_of()
+        follower = cluster.others(leader)[0]
+        follower.kill()
+        with leader.client() as client:
+            for number in range(120):
+                client.call("SET", f"k{number % 20}", "x" * 65536)
+        wait_for(lambda: figures(leader).value("invokekv_checkpoints_total") > 2, "checkpoints")
+        follower.start()
+        cluster.wait_caught_up()
+
+        def installed():
+            sent = sum(figures(node).value("invokekv_snapshots_sent_total") for node in cluster.nodes)
+            return sent >= 1 and figures(follower).value("invokekv_snapshots_installed_total") >= 1
+
+        wait_for(installed, "the snapshot to be counted")
+        wait_for(lambda: get(follower, "/readyz")[2] == "ok\n", "the follower to be ready")
+        page = figures(follower)
+        self.assertEqual(page.value("invokekv_snapshot_receiving"), 0)
+        self.assertGreater(page.value("invokekv_sqlite_database_bytes"), 20 * 65536)
+        self.assertEqual(page.value("invokekv_shard_keys"), 20)
 
     @sanitizer
     def test_without_a_majority(self):

@@ -67,6 +67,14 @@ static void test_node_and_process(void **state) {
                 "\",build_id=\"beef\",cluster=\"test\",node=\"2\"} 1");
 }
 
+static void test_certificates(void **state) {
+    (void)state;
+    expect_none("invokekv_certificate_expiry_time_seconds{");
+    metrics->peers_certificate_s = 1900000000;
+    expect_line("invokekv_certificate_expiry_time_seconds{use=\"peers\"} 1900000000");
+    expect_none("use=\"clients\"");
+}
+
 static void test_shards(void **state) {
     (void)state;
     metrics->n_shards = 2;
@@ -249,6 +257,7 @@ static void test_the_page_has_this_table(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_node_and_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_certificates, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shards, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lag_is_told_by_the_leader_of_the_others, setup,
                                         teardown),
