@@ -368,6 +368,26 @@ class CliTest(ClusterTest):
         self.run_cli("import", data, *mine, "--strategy", "replace", "--yes")
         self.assertEqual(json.loads(self.run_cli("export", *mine).out), {"k": 1})
 
+    @quick
+    @sanitizer
+    def test_tls(self):
+        cluster = self.make_cluster()
+        cluster.use_tls(clients="required")
+        cluster.start()
+        self.use(cluster)
+        self.environment["INVOKE_KV_SERVER"] = "rediss://" + self.environment["INVOKE_KV_SERVER"]
+        authority = self.environment["INVOKE_KV_CA_FILE"] = cluster.certificate("ca.pem")
+        self.run_cli("set", "a", "b")
+        self.assertEqual(self.run_cli("get", "a").out, b"b")
+        self.assertEqual(self.json("cluster", "status")["health"], "good")
+        result = self.run_cli("get", "a", "--tls-name", "other.example.org", "-t", "1s", expect=UNREACHABLE)
+        self.assertIn("--tls-name", result.err)
+        self.run_cli("get", "a", "--ca-file", self.path("none", "no certificate"), expect=LOCAL)
+        del self.environment["INVOKE_KV_CA_FILE"]
+        self.assertIn("--ca-file", self.run_cli("get", "a", "-t", "1s", expect=UNREACHABLE).err)
+        self.path("tls.conf", f"ca_file = {authority}\n")
+        self.run_cli("get", "a", "--config", self.path("tls.conf"))
+
     # --- export and import ----------------------------------------------------------------------
 
     @quick
@@ -557,6 +577,7 @@ class CliTest(ClusterTest):
         self.run_cli("project", "quota", "p", "1000")
         self.run_cli("import", *mine, stdin=json.dumps({"k": "x" * 997}).encode())
         self.run_cli("import", *mine, stdin=json.dumps({"j": "x" * 998}).encode(), expect=REFUSED)
+        self.assertEqual(self.run_cli("list", "-p", "p").text, "k\n")
         self.run_cli("import", *mine, stdin=json.dumps({"j": "x" * 997}).encode())
         # As many as are promised.
         self.run_cli("project", "quota", "p", "1GiB")
