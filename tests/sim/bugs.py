@@ -34,13 +34,6 @@ BUGS = {
         "    if (wire->term != raft_current_term(&group->raft) || group->votes_pending > 0) {\n"
         "        return;\n    }\n    port->clock(",
         "    port->clock("),
-    "read-no-quorum": (
-        "linearizable reads do not ask a majority", "node/router_lead.c",
-        "    return op->round <= group_reads_confirmed(route->shard->group) &&\n"
-        "           op->index <= shard_enqueued(route->shard);",
-        "    return op->index <= shard_enqueued(route->shard);",
-        "        if (op->round > group_reads_confirmed(route->shard->group)) {\n            break;",
-        "        if (op->round == UINT64_MAX) {\n            break;"),
     "apply-twice": (
         "the last entry is applied again after a restart", "node/machine/machine.c",
         "        .applied_index = database_u64(database, get, META_APPLIED_INDEX),\n",
@@ -85,11 +78,18 @@ BUGS = {
     "lost-clock": (
         "the shard's clock is lost with a restart and in snapshots", "node/machine/machine.c",
         "        .clock_ms = database_u64(database, get, META_CLOCK),\n", ""),
-    "early-cut": (
-        "the log is cut behind what the database has not made durable",
-        "node/machine/database.c",
-        "    *complete = rc == SQLITE_OK && fold_reached(frames, moved, wal_bytes);\n",
-        "    (void)fold_reached;\n    (void)wal_bytes;\n    *complete = rc == SQLITE_OK;\n"),
+    "fold-without-sync": (
+        "the log is cut behind a checkpoint that is not on disk", "node/machine/database.c",
+        '"SELECT 1 FROM meta", NULL, NULL, NULL);',
+        '"PRAGMA synchronous = OFF; SELECT 1 FROM meta", NULL, NULL,\n'
+        "                          NULL);"),
+    "lost-results": (
+        "what exactly-once sessions remember is lost with a restart and in snapshots",
+        "node/machine/once_rows.c",
+        "    if (code == ERROR_NONE) {\n"
+        "        code = load_rows(&loading, STATEMENT_RESULTS_ALL, load_chunk, error);\n",
+        "    if (code == ERROR_NONE && machine == NULL) {\n"
+        "        code = load_rows(&loading, STATEMENT_RESULTS_ALL, load_chunk, error);\n"),
     "session-goes-back": (
         "session reads do not wait for what the session has seen", "node/router_local.c",
         "    op->index = op->level == READ_SESSION ? op->min_index : route->shard->settled;\n",
