@@ -752,10 +752,6 @@ static enum error_code check_tls(const struct config *config, struct error *erro
         error_set(error, ERROR_INVALID, "tls_clients: without effect while tls = off");
         return wrap_place(config, CONFIG_TLS_CLIENTS, error);
     }
-    if (for_peers) {
-        error_set(error, ERROR_INVALID, "peer_tls: this version has no TLS between nodes");
-        return wrap_place(config, CONFIG_PEER_TLS, error);
-    }
     const struct {
         enum config_key key;
         const char *path;

@@ -161,6 +161,8 @@ static enum error_code open_peers(struct server *server, struct error *error) {
                                     .queue_bytes = LINK_QUEUE_BYTES,
                                     .reconnect_min_ms = LINK_RECONNECT_MIN_MS,
                                     .reconnect_max_ms = LINK_RECONNECT_MAX_MS,
+                                    .tls = server->tls.peers,
+                                    .tls_required = config->peer_tls == CONFIG_TLS_REQUIRED,
                                     .callbacks = server_peers_callbacks(server)};
     for (unsigned i = 0; i < config->n_nodes; i++) {
         if (config->nodes[i].id != config->node_id) {
@@ -475,6 +477,9 @@ void server_close(struct server *server) {
 static void use_tls(struct server *server, struct tls_files *files) {
     if (files->clients != NULL && server->listener != NULL) {
         listener_set_tls(server->listener, files->clients);
+    }
+    if (files->peers != NULL && server->peers != NULL) {
+        peers_set_tls(server->peers, files->peers);
     }
     tls_files_free(&server->tls);
     server->tls = *files;

@@ -3,6 +3,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "raft/link_tls.h"
 #include "raft/peers_internal.h"
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -12,6 +13,8 @@ static void on_handle_closed(uv_handle_t *handle) {
     }
     struct peers *peers = link->peers;
     wire_decoder_free(link->decoder);
+    tls_stream_free(link->tls);
+    buffer_free(&link->flying);
     mem_free(link);
     peers_release(peers);
 }
@@ -71,6 +74,13 @@ static int write_answer(struct in_link *link, const struct wire_handshake *answe
                         uv_write_cb done) {
     size_t size = wire_handshake_encode(answer, link->answer);
     uv_buf_t buffer = uv_buf_init((char *)link->answer, (unsigned)size);
+    if (link->tls != NULL) {
+        if (!tls_stream_write(link->tls, slice_make(link->answer, size))) {
+            return UV_ECANCELED;
+        }
+        link_tls_take(link->tls, &link->flying);
+        buffer = uv_buf_init((char *)link->flying.data, (unsigned)link->flying.size);
+    }
     link->write.data = link;
     return uv_write(&link->write, (uv_stream_t *)&link->tcp, &buffer, 1, done);
 }
@@ -116,6 +126,9 @@ static enum error_code check_hello(struct in_link *link, const struct wire_hands
                          "this is a node of cluster '%s', not of '%s'; check the cluster name and "
                          "the peer addresses in the configuration",
                          options->cluster, hello->cluster);
+    }
+    if (link->tls != NULL && link_tls_check(peers, link->tls, hello->from, error) != ERROR_NONE) {
+        return error->code;
     }
     if (hello->to != options->self) {
         return error_set(error, ERROR_MISMATCH,
@@ -233,6 +246,61 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     peers_give_read_buffer(link->peers, buffer);
 }
 
+static void on_plain(struct in_link *link, struct slice input) {
+    if (link->state == IN_GREETING) {
+        on_greeting(link, &input);
+    }
+    if (link->state == IN_UP && input.size > 0) {
+        on_messages(link, input);
+    }
+}
+
+/* ---- TLS ---- */
+
+/* The first byte tells whether the dialer uses TLS. False when that does not fit, and the link is
+ * ended. */
+static bool get_to_know(struct in_link *link, uint8_t first) {
+    const struct peers_options *options = &link->peers->options;
+    bool speaks_tls = first == TLS_FIRST_BYTE;
+    link->is_known = true;
+    if (speaks_tls == (options->tls != NULL) ||
+        (!speaks_tls && options->tls != NULL && !options->tls_required)) {
+        link->tls = speaks_tls ? tls_stream_accept(options->tls) : NULL;
+        return true;
+    }
+    peers_log_limited(link->peers, "connection from %s closed: %s", link->remote,
+                      speaks_tls ? "it uses TLS, and peer_tls is off here"
+                                 : "it does not use TLS, which peer_tls requires here");
+    in_link_end(link, false);
+    return false;
+}
+
+static void on_encrypted(struct in_link *link, struct slice input) {
+    uint8_t plain[TLS_RECORD_SIZE];
+    tls_stream_feed(link->tls, input);
+    enum tls_stream_state state = tls_stream_shake(link->tls);
+    link_tls_send(link->tls, &link->tcp);
+    while (state != TLS_STREAM_SHAKING && (link->state == IN_GREETING || link->state == IN_UP)) {
+        size_t size = tls_stream_read(link->tls, plain, sizeof plain);
+        if (size == 0) {
+            break;
+        }
+        on_plain(link, slice_make(plain, size));
+    }
+    if (link->state == IN_CLOSED || link->state == IN_REFUSING) {
+        return;
+    }
+    link_tls_send(link->tls, &link->tcp);
+    state = tls_stream_state(link->tls);
+    if (state == TLS_STREAM_BROKEN) {
+        peers_log_limited(link->peers, "connection from %s closed: TLS: %s", link->remote,
+                          tls_stream_error(link->tls));
+    }
+    if (state == TLS_STREAM_BROKEN || state == TLS_STREAM_ENDED) {
+        in_link_end(link, state == TLS_STREAM_ENDED);
+    }
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
     struct in_link *link = stream->data;
     if (n == 0 || link->state == IN_CLOSED) {
@@ -243,11 +311,13 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
         return;
     }
     struct slice input = slice_make(buffer->base, (size_t)n);
-    if (link->state == IN_GREETING) {
-        on_greeting(link, &input);
+    if (!link->is_known && !get_to_know(link, input.data[0])) {
+        return;
     }
-    if (link->state == IN_UP && input.size > 0) {
-        on_messages(link, input);
+    if (link->tls != NULL) {
+        on_encrypted(link, input);
+    } else {
+        on_plain(link, input);
     }
 }
 

@@ -3,9 +3,11 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "raft/link_tls.h"
 #include "raft/peers_internal.h"
 
 static void on_deadline(uv_timer_t *timer);
+static void send_hello(struct out_link *link);
 
 static void out_link_free_when_idle(struct out_link *link) {
     ASSERT(link->n_pending > 0);
@@ -14,6 +16,8 @@ static void out_link_free_when_idle(struct out_link *link) {
     }
     struct peers *peers = link->peer->peers;
     lanes_free(link->lanes);
+    tls_stream_free(link->tls);
+    buffer_free(&link->flying);
     mem_free(link);
     peers_release(peers);
 }
@@ -65,6 +69,11 @@ static void out_link_end(struct out_link *link, bool gone) {
     struct peers *peers = peer->peers;
     const struct peers_callbacks *callbacks = &peers->options.callbacks;
     bool was_up = link->state == OUT_UP;
+    if (link->state == OUT_GREETING) {
+        /* Where TLS is not required the other side may not have it yet, or require it. */
+        peer->dials_plain = link->tls != NULL && !peers->options.tls_required &&
+                            tls_stream_state(link->tls) != TLS_STREAM_UP;
+    }
     out_link_abort(link);
     peer->failures++;
     schedule_retry(peer);
@@ -185,6 +194,59 @@ static bool means_gone(long status) {
     return status == UV_EOF || status == UV_ECONNRESET || status == UV_EPIPE;
 }
 
+static void on_plain(struct out_link *link, struct slice input) {
+    if (link->state == OUT_GREETING) {
+        on_greeting(link, input);
+        return;
+    }
+    struct error error;
+    error_set(&error, ERROR_CORRUPT, "unexpected bytes on a link that only sends");
+    reject(link, &error);
+}
+
+/* The other side is the node that was wanted, and hears who this one is; false when the link was
+ * given up. */
+static bool greet_encrypted(struct out_link *link) {
+    struct error error;
+    struct peer *peer = link->peer;
+    if (link_tls_check(peer->peers, link->tls, peer->address.id, &error) != ERROR_NONE) {
+        reject(link, &error);
+        return false;
+    }
+    send_hello(link);
+    return true;
+}
+
+static void on_encrypted(struct out_link *link, struct slice input) {
+    uint8_t plain[TLS_RECORD_SIZE];
+    bool was_shaking = tls_stream_state(link->tls) == TLS_STREAM_SHAKING;
+    tls_stream_feed(link->tls, input);
+    enum tls_stream_state state = tls_stream_shake(link->tls);
+    link_tls_send(link->tls, &link->tcp);
+    if (was_shaking && state == TLS_STREAM_UP && !greet_encrypted(link)) {
+        return;
+    }
+    while (state != TLS_STREAM_SHAKING && link->state != OUT_CLOSED) {
+        size_t size = tls_stream_read(link->tls, plain, sizeof plain);
+        if (size == 0) {
+            break;
+        }
+        on_plain(link, slice_make(plain, size));
+    }
+    if (link->state == OUT_CLOSED) {
+        return;
+    }
+    link_tls_send(link->tls, &link->tcp);
+    state = tls_stream_state(link->tls);
+    if (state == TLS_STREAM_BROKEN) {
+        struct error error;
+        error_set(&error, ERROR_MISMATCH, "TLS: %s", tls_stream_error(link->tls));
+        reject(link, &error);
+    } else if (state == TLS_STREAM_ENDED) {
+        out_link_end(link, true);
+    }
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
     struct out_link *link = stream->data;
     if (n == 0 || link->state == OUT_CLOSED) {
@@ -194,12 +256,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
         out_link_end(link, means_gone(n));
     } else if (n < 0) {
         dial_failed(link, "connection ended during the handshake", (int)n);
-    } else if (link->state == OUT_GREETING) {
-        on_greeting(link, slice_make(buffer->base, (size_t)n));
+    } else if (link->tls != NULL) {
+        on_encrypted(link, slice_make(buffer->base, (size_t)n));
     } else {
-        struct error error;
-        error_set(&error, ERROR_CORRUPT, "unexpected bytes on a link that only sends");
-        reject(link, &error);
+        on_plain(link, slice_make(buffer->base, (size_t)n));
     }
 }
 
@@ -267,6 +327,33 @@ static bool write_batch(struct out_link *link, const struct slice *pieces, unsig
     return false;
 }
 
+/* As write_batch(), encrypted: the pieces are copied, so the batch is done with in any case. */
+static void write_encrypted(struct out_link *link, const struct slice *pieces, unsigned n,
+                            bool may_finish_now) {
+    ASSERT(!link->writing);
+    link->flying.size = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (!tls_stream_write(link->tls, pieces[i])) {
+            /* Not from here, as in start_write(). */
+            link->writing = true;
+            uv_timer_start(&link->deadline, on_deadline, 0, 0);
+            return;
+        }
+    }
+    link_tls_take(link->tls, &link->flying);
+    uv_buf_t buffer = uv_buf_init((char *)link->flying.data, (unsigned)link->flying.size);
+    int written = 0;
+    if (may_finish_now) {
+        written = uv_try_write((uv_stream_t *)&link->tcp, &buffer, 1);
+    }
+    size_t skip = written > 0 ? (size_t)written : 0;
+    buffer.base += skip;
+    buffer.len -= skip;
+    if (buffer.len > 0) {
+        start_write(link, &buffer, 1);
+    }
+}
+
 void out_link_flush(struct out_link *link) {
     ASSERT(link->state == OUT_UP);
     for (unsigned round = 1; !link->writing; round++) {
@@ -274,6 +361,11 @@ void out_link_flush(struct out_link *link) {
         unsigned n = lanes_compose(link->lanes, &pieces);
         if (n == 0) {
             return;
+        }
+        if (link->tls != NULL) {
+            write_encrypted(link, pieces, n, round < PEERS_TRY_WRITES_MAX);
+            lanes_release(link->lanes);
+            continue;
         }
         if (write_batch(link, pieces, n, round < PEERS_TRY_WRITES_MAX)) {
             lanes_release(link->lanes);
@@ -288,6 +380,11 @@ static void send_hello(struct out_link *link) {
         .kind = WIRE_HELLO, .epoch = link->epoch, .to = link->peer->address.id};
     peers_introduce(link->peer->peers, &hello);
     size_t size = wire_handshake_encode(&hello, link->hello);
+    if (link->tls != NULL) {
+        (void)tls_stream_write(link->tls, slice_make(link->hello, size));
+        link_tls_send(link->tls, &link->tcp);
+        return;
+    }
     uv_buf_t buffer = uv_buf_init((char *)link->hello, (unsigned)size);
     start_write(link, &buffer, 1);
 }
@@ -308,7 +405,14 @@ static void on_connected(uv_connect_t *connect, int status) {
         return;
     }
     link->state = OUT_GREETING;
-    send_hello(link);
+    const struct peers_options *options = &link->peer->peers->options;
+    if (options->tls == NULL || link->peer->dials_plain) {
+        send_hello(link);
+        return;
+    }
+    link->tls = tls_stream_connect(options->tls);
+    (void)tls_stream_shake(link->tls);
+    link_tls_send(link->tls, &link->tcp);
 }
 
 static void connect_to(struct out_link *link, const struct sockaddr *address) {

@@ -11,6 +11,10 @@
  * same node is welcomed, an older one is closed first: after on_link_in() reported epoch e, nothing
  * sent over an earlier epoch of that node is delivered any more.
  *
+ * TLS: with keys, both ends show certificates, and each checks that the other's is the one of the
+ * node that it is or wants to reach. Unless it is required, plaintext is accepted as well, and
+ * dialed when a handshake over TLS failed.
+ *
  * Lanes: a message is cut into fragments, and fragments of different lanes interleave, so that
  * megabytes on PEER_LANE_BULK cannot hold up a heartbeat on PEER_LANE_URGENT. Order is kept within
  * a lane, not between lanes. Formats are drawn in raft/wire.h.
@@ -31,6 +35,7 @@
 #include "base/limits.h"
 #include "base/payload.h"
 
+struct tls_keys;
 struct uv_loop_s;
 struct peers;
 
@@ -101,6 +106,9 @@ struct peers_options {
     uint64_t queue_bytes;      /* most that may wait per peer; see peers_send() */
     unsigned reconnect_min_ms; /* back-off with jitter between dials: first and longest pause */
     unsigned reconnect_max_ms;
+    /* Loaded with peer_uri; NULL: no TLS. The caller keeps them until peers_set_tls(). */
+    const struct tls_keys *tls;
+    bool tls_required;
     struct peers_callbacks callbacks;
 };
 
@@ -108,6 +116,10 @@ struct peers_options {
  * SIGPIPE: libuv writes to sockets that the other side may just have closed. */
 enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
                            const struct peers_options *options, struct error *error);
+
+/* New links use these keys from now on; those that are up keep theirs. Only where there were keys
+ * before. */
+void peers_set_tls(struct peers *peers, const struct tls_keys *keys);
 
 /* Closes everything; no other callback runs any more, then `closed` runs on the loop, after which
  * the memory is gone. */

@@ -12,6 +12,7 @@
 
 #include "base/list.h"
 #include "base/prng.h"
+#include "base/tls_stream.h"
 #include "raft/lanes.h"
 #include "raft/peers.h"
 #include "raft/wire.h"
@@ -45,6 +46,8 @@ struct out_link {
     struct lanes *lanes;
     struct wire_handshake_decoder greeting;
     uint8_t hello[WIRE_HANDSHAKE_MAX];
+    struct tls_stream *tls; /* NULL: plaintext */
+    struct buffer flying;   /* an encrypted batch, while `write` is under way */
 };
 
 /* Strangers become IN_UP by a good handshake. */
@@ -63,7 +66,10 @@ struct in_link {
     struct wire_decoder *decoder;
     struct wire_handshake_decoder greeting;
     uint8_t answer[WIRE_HANDSHAKE_MAX];
-    char remote[64]; /* "address port", for logs */
+    char remote[64];        /* "address port", for logs */
+    bool is_known;          /* its first byte told whether it uses TLS */
+    struct tls_stream *tls; /* NULL: plaintext */
+    struct buffer flying;   /* the encrypted answer */
 };
 
 /* Another node. */
@@ -74,6 +80,7 @@ struct peer {
     struct in_link *in;   /* established link, or NULL */
     uv_timer_t retry;
     unsigned failures;       /* dials in a row that led to no link */
+    bool dials_plain;        /* the last handshake over TLS failed, and TLS is not required */
     int logged;              /* error of the last failed dial that was logged, 0 for none */
     uint64_t in_epoch;       /* the largest epoch that was welcomed ... */
     uint64_t in_incarnation; /* ... of this incarnation */

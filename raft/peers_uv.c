@@ -213,6 +213,11 @@ enum error_code peers_open(struct peers **out, struct uv_loop_s *loop,
     return ERROR_NONE;
 }
 
+void peers_set_tls(struct peers *peers, const struct tls_keys *keys) {
+    ASSERT(keys != NULL && peers->options.tls != NULL);
+    peers->options.tls = keys;
+}
+
 void peers_close(struct peers *peers, void (*closed)(void *data), void *data) {
     ASSERT(!peers->closing);
     peers->closing = true;

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -34,6 +35,24 @@ def reload(node, expected):
     before = len(node.log())
     node.process.send_signal(signal.SIGHUP)
     wait_for(lambda: re.search(expected, node.log()[before:]), f"/{expected}/ from {node}")
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def make_hello(cluster, node_from, node_to, boot=1000):
+    """What a node says first to another one; raft/wire.h draws it."""
+    name = cluster.encode()
+    body = struct.pack("<I", len(name)) + name
+    body += struct.pack("<QQQQQ", node_from, 12345, boot, boot << 32 | 1, node_to)
+    header = b"IKVP" + struct.pack("<HBBI", 1, 1, 0, len(body))
+    return header + struct.pack("<I", crc32c(header + body)) + body
 
 
 class ClientsTest(ClusterTest):
@@ -251,3 +270,141 @@ class ClientsTest(ClusterTest):
                 with self.assertRaises((ConnectionLost, ssl.SSLError)):
                     client.call("PING")
         self.assertEqual(self.node.call("PING"), "PONG")
+
+
+class PeersTest(ClusterTest):
+    def start_with_tls(self, peers="required", **settings):
+        cluster = self.make_cluster(3, shards=2, **settings)
+        return cluster.use_tls(peers=peers).start()
+
+    def use_files(self, node, name, directory=None):
+        """Gives a stopped node the certificate of another name."""
+        folder = directory or node.cluster.certificate("")
+        node.settings.update(
+            peer_tls_cert=os.path.join(folder, f"{name}.pem"), peer_tls_key=os.path.join(folder, f"{name}.key")
+        )
+        node.write_config()
+
+    def assert_out(self, node, reason, others):
+        """The node gets no link, for this reason, and the others go on without it."""
+        node.start()
+        wait_for(lambda: any(re.search(reason, each.log()) for each in [node, *others]), f"/{reason}/")
+        self.assertEqual(others[0].call("SET", "without", node.id), "OK")
+        self.assertNotIn('event="link up"', node.log()[node.log().rindex("event=starting") :])
+        node.kill()
+
+    @quick
+    @sanitizer
+    def test_nodes_talk_over_tls_only(self):
+        cluster = self.start_with_tls(segment_size="1MiB", snapshot_log_bytes="256KiB", trailing_entries=16)
+        value = os.urandom(2 * MIB)
+        for node in cluster.nodes:
+            node.call("SET", f"k{node.id}", value)
+        for node in cluster.nodes:
+            self.assertEqual([node.call("GET", f"k{i}") for i in (1, 2, 3)], [value] * 3)
+        # A snapshot over TLS: the third node misses more than the log keeps.
+        cluster[3].kill()
+        for number in range(30):
+            cluster[1].call("SET", f"s{number}", os.urandom(256 * 1024))
+        cluster[3].start()
+        cluster.wait_ready()
+        cluster.wait_caught_up()
+        self.assertEqual(cluster[3].call("GET", "k1"), value)
+        # Nothing but TLS with a node's certificate.
+        for data in (b"IKVP" + bytes(60), b"\x16\x03\x01\xff\xff" + os.urandom(70000), os.urandom(5000)):
+            with socket.create_connection(("127.0.0.1", cluster[1].peer_port), 10) as stranger:
+                try:
+                    stranger.sendall(data)
+                    stranger.shutdown(socket.SHUT_WR)
+                    while stranger.recv(65536):
+                        pass
+                except OSError:
+                    pass
+        cluster[1].wait_for_log("it does not use TLS, which peer_tls requires")
+        text = run("openssl", "s_client", "-connect", f"127.0.0.1:{cluster[1].peer_port}", "-tls1_2",
+                   "-CAfile", cluster.certificate("ca.pem"))  # fmt: skip
+        self.assertRegex(text, "alert handshake failure|alert certificate required")
+        self.assertEqual(cluster[1].call("SET", "k", "v"), "OK")
+
+    @quick
+    @sanitizer
+    def test_who_is_no_node(self):
+        cluster = self.start_with_tls()
+        for node in cluster.nodes:
+            node.call("SET", f"n{node.id}", "1")
+        third, others = cluster[3], [cluster[1], cluster[2]]
+        third.stop()
+        # Its own check first: the certificate of another node, or of a client.
+        for name, reason in (("node-2", "not this node's"), ("client", "not this node's")):
+            self.use_files(third, name)
+            status, _, text = run_server("--config", third.config_path, "--check-config")
+            self.assertEqual(status, 1, text)
+            self.assertIn(reason, text)
+        # An impostor that believes in the certificate: another cluster's, by another authority.
+        foreign = os.path.join(cluster.directory, "foreign")
+        cluster.make_certificates(directory=foreign)
+        self.use_files(third, "node-3", directory=foreign)
+        third.settings.update(peer_tls_ca=os.path.join(foreign, "ca.pem"))
+        third.write_config()
+        self.assert_out(third, "certificate refused|unknown ca|the other side refused", others)
+        # Node 2's certificate in the hands of a node that says it is node 3 to those who listen.
+        third.settings.update(peer_tls_ca=cluster.certificate("ca.pem"), peer_tls="off")
+        for key in ("cert", "key", "ca"):
+            third.settings.pop(f"peer_tls_{key}", None)
+        third.write_config()
+        self.assert_out(third, "it does not use TLS, which peer_tls requires", others)
+        self.say_hello_as(cluster, "node-2", 3)
+        self.say_hello_as(cluster, "client", 3)
+        cluster.use_tls(peers="required")
+        third.start()
+        cluster.wait_ready()
+        self.assertEqual(third.call("GET", "n1"), b"1")
+
+    def say_hello_as(self, cluster, name, node_id):
+        """A HELLO of `node_id` over a connection with the certificate `name` is refused."""
+        context = ssl.create_default_context(cafile=cluster.certificate("ca.pem"))
+        context.load_cert_chain(cluster.certificate(f"{name}.pem"), cluster.certificate(f"{name}.key"))
+        hello = make_hello(cluster.name, node_id, 1)
+        with socket.create_connection(("127.0.0.1", cluster[1].peer_port), 10) as raw:
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as link:
+                link.sendall(hello)
+                answer = b""
+                try:
+                    while data := link.recv(4096):
+                        answer += data
+                except OSError:
+                    pass
+        self.assertIn(b"the certificate is not that of node %d" % node_id, answer)
+
+    @quick
+    def test_reload(self):
+        cluster = self.start_with_tls()
+        for node in cluster.nodes:
+            for suffix in ("pem", "key"):
+                os.unlink(cluster.certificate(f"node-{node.id}.{suffix}"))
+        cluster.make_certificates()
+        links = [node.log().count('event="link up"') for node in cluster.nodes]
+        for node in cluster.nodes:
+            reload(node, "certificates reloaded")
+        for node in cluster.nodes:
+            self.assertEqual(node.call("SET", "k", node.id), "OK")
+        self.assertEqual([node.log().count('event="link up"') for node in cluster.nodes], links)
+        cluster[2].kill()
+        cluster[2].start()
+        cluster.wait_ready()
+        # A certificate of a wrong name leaves the old one in use.
+        for suffix in ("pem", "key"):
+            shutil.copy(cluster.certificate(f"client.{suffix}"), cluster.certificate(f"node-1.{suffix}"))
+        reload(cluster[1], "not reloaded.*not this node's: it does not have the name URI:invoke-kv://test/node/1")
+
+    @quick
+    def test_one_node_after_the_other_begins_with_tls(self):
+        cluster = self.start_cluster(3, shards=2)
+        for peers in ("optional", "required"):
+            cluster.use_tls(peers=peers)
+            for node in cluster.nodes:
+                node.stop()
+                node.start()
+                cluster.wait_ready()
+                self.assertEqual(node.call("SET", "k", f"{peers} {node.id}"), "OK")
+        self.assertEqual(cluster[1].call("GET", "k"), b"required 3")

@@ -208,11 +208,14 @@ static void test_tls(void **state) {
     assert_int_equal(parse("tls = Optional\n" TLS_FILES MINIMAL), ERROR_NONE);
     assert_int_equal(config.tls, CONFIG_TLS_OPTIONAL);
     assert_int_equal(
-        parse("tls = required\ntls_clients = required\ntls_ca = /a\n" TLS_FILES MINIMAL),
+        parse("tls = required\ntls_clients = required\ntls_ca = /a\n" TLS_FILES
+              "peer_tls = required\npeer_listen = 0.0.0.0:7202\n" PEER_TLS_FILES MINIMAL),
         ERROR_NONE);
     assert_int_equal(config.tls, CONFIG_TLS_REQUIRED);
     assert_int_equal(config.tls_clients, CONFIG_TLS_REQUIRED);
+    assert_int_equal(config.peer_tls, CONFIG_TLS_REQUIRED);
     assert_string_equal(config.tls_key, "/k");
+    assert_string_equal(config.peer_tls_ca, "/a");
     assert_refused("tls = maybe\n" MINIMAL,
                    "node.conf:1: tls = 'maybe': expected off, optional or required");
     assert_refused("tls = required\ntls_cert = /c\n" MINIMAL,
@@ -225,8 +228,8 @@ static void test_tls(void **state) {
                    "node.conf:2: tls_clients is not off: set tls_ca as well, see docs/tls.md");
     assert_refused("tls = required\ntls_ca = /a\n" TLS_FILES MINIMAL,
                    "node.conf:2: tls_ca: without effect while tls_clients = off");
-    assert_refused("peer_tls = required\n" PEER_TLS_FILES MINIMAL,
-                   "node.conf:1: peer_tls: this version has no TLS between nodes");
+    assert_refused("peer_tls = required\npeer_tls_cert = /c\npeer_tls_key = /k\n" MINIMAL,
+                   "node.conf:1: peer_tls is not off: set peer_tls_ca as well, see docs/tls.md");
     /* Encrypted is not authenticated, and optional is not required. */
     assert_int_not_equal(parse("tls = required\nlisten = 0.0.0.0:7102\n" TLS_FILES MINIMAL),
                          ERROR_NONE);

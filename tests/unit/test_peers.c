@@ -23,6 +23,7 @@
 #include "base/prng.h"
 #include "raft/peers.h"
 #include "raft/wire.h"
+#include "tests/unit/tls_fixture.h"
 
 enum { NODES_MAX = 4, WAIT_MS = 60000, EVENTS_MAX = 256, QUEUE_BYTES = 8 << 20 };
 
@@ -56,6 +57,8 @@ static uv_prepare_t flusher;
 static uv_timer_t ticker;
 static struct node nodes[NODES_MAX];
 static uint16_t ports[NODES_MAX];
+static struct tls_keys *keys[NODES_MAX]; /* of each node; NULL: plaintext */
+static bool tls_is_optional;
 
 static void note(struct node *node, char event) {
     if (node->n_events < EVENTS_MAX - 1) {
@@ -208,6 +211,8 @@ static enum error_code try_open(unsigned self, unsigned others, struct setup set
                                     .queue_bytes = setup.queue_bytes,
                                     .reconnect_min_ms = 5,
                                     .reconnect_max_ms = 50,
+                                    .tls = keys[self],
+                                    .tls_required = !tls_is_optional,
                                     .callbacks = {.data = node,
                                                   .on_message = on_message,
                                                   .on_link_out = on_link_out,
@@ -888,6 +893,123 @@ static void test_close_while_dialing(void **state) {
     RUN_UNTIL(!nodes[0].open);
 }
 
+/* ---- TLS ---- */
+
+static struct tls_authority authority;
+static struct tls_keys *all_keys[NODES_MAX];
+
+/* Keys with which a node says that it is `id`. */
+static struct tls_keys *make_keys(uint64_t id) {
+    struct tls_pair pair;
+    struct tls_keys *made;
+    struct error error;
+    char uri[TLS_URI_SIZE], names[TLS_URI_SIZE + 4];
+    tls_node_uri(uri, "test", id);
+    snprintf(names, sizeof names, "URI:%s", uri);
+    tls_pair_make(&pair, &authority, &(struct tls_wish){.names = names});
+    struct tls_settings settings = tls_settings_of(&pair, &authority, TLS_VERIFY_REQUIRED);
+    settings.peer_uri = uri;
+    if (tls_keys_load(&made, &settings, &error) != ERROR_NONE) {
+        fail_msg("%s", error.message);
+    }
+    tls_pair_free(&pair);
+    return made;
+}
+
+static int make_all_keys(void **state) {
+    (void)state;
+    tls_authority_make(&authority, "nodes");
+    for (unsigned i = 0; i < NODES_MAX; i++) {
+        all_keys[i] = make_keys(i + 1);
+    }
+    return 0;
+}
+
+static int free_all_keys(void **state) {
+    (void)state;
+    for (unsigned i = 0; i < NODES_MAX; i++) {
+        tls_keys_free(all_keys[i]);
+    }
+    tls_authority_free(&authority);
+    return 0;
+}
+
+static int setup_tls_test(void **state) {
+    memcpy(keys, all_keys, sizeof keys);
+    tls_is_optional = false;
+    return setup_test(state);
+}
+
+static int teardown_tls_test(void **state) {
+    int result = teardown_test(state);
+    memset(keys, 0, sizeof keys);
+    return result;
+}
+
+static void test_answering_node_with_a_wrong_certificate(void **state) {
+    (void)state;
+    keys[1] = all_keys[2];
+    node_open(0, 2, usual);
+    node_open(1, 0, usual);
+    RUN_UNTIL(strstr(nodes[0].logged, "the certificate is not that of node 2") != NULL);
+    assert_int_equal(nodes[0].n_events, 0);
+    assert_int_equal(nodes[1].n_events, 0);
+}
+
+static void test_dialing_node_with_a_wrong_certificate(void **state) {
+    (void)state;
+    keys[0] = all_keys[2];
+    node_open(1, 1, usual);
+    node_open(0, 2, usual);
+    RUN_UNTIL(strstr(nodes[0].refused, "the certificate is not that of node 1") != NULL);
+    assert_false(peers_is_up(nodes[0].peers, 2));
+    assert_int_equal(nodes[1].in_epoch, 0);
+}
+
+static void test_plaintext_where_tls_is_required(void **state) {
+    (void)state;
+    keys[0] = NULL;
+    node_open(0, 2, usual);
+    node_open(1, 1, usual);
+    RUN_UNTIL(strstr(nodes[0].logged, "it uses TLS") != NULL &&
+              strstr(nodes[1].logged, "it does not use TLS") != NULL);
+    run_ms(50);
+    assert_int_equal(nodes[0].n_events, 0);
+    assert_int_equal(nodes[1].n_events, 0);
+}
+
+static void test_plaintext_where_tls_is_optional(void **state) {
+    (void)state;
+    keys[0] = NULL;
+    tls_is_optional = true;
+    open_pair();
+    assert_true(send_text(&nodes[0], 2, PEER_LANE_URGENT, 'a', "hello"));
+    assert_true(send_text(&nodes[1], 1, PEER_LANE_URGENT, 'b', "hello"));
+    RUN_UNTIL(nodes[0].n_messages == 1 && nodes[1].n_messages == 1);
+}
+
+static void test_new_keys(void **state) {
+    (void)state;
+    open_pair();
+    unsigned before = nodes[0].n_events;
+    struct tls_keys *renewed = make_keys(1);
+    peers_set_tls(nodes[0].peers, renewed);
+    assert_true(send_text(&nodes[0], 2, PEER_LANE_URGENT, 'a', "over the old link"));
+    RUN_UNTIL(nodes[1].n_messages == 1);
+    assert_int_equal(nodes[0].n_events, before);
+    node_close(&nodes[1]);
+    RUN_UNTIL(!nodes[1].open);
+    struct setup again = usual;
+    again.boot = 2;
+    memset(&nodes[1], 0, sizeof nodes[1]);
+    node_open(1, 1, again);
+    RUN_UNTIL(peers_is_up(nodes[0].peers, 2) && peers_is_up(nodes[1].peers, 1));
+    node_close(&nodes[0]);
+    RUN_UNTIL(!nodes[0].open);
+    tls_keys_free(renewed);
+}
+
+#define TEST_TLS(name) cmocka_unit_test_setup_teardown(name, setup_tls_test, teardown_tls_test)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_test, teardown_test)
 
 int main(void) {
@@ -920,5 +1042,24 @@ int main(void) {
         TEST(test_close_from_within_a_callback),
         TEST(test_close_while_dialing),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    /* What goes over links between nodes goes over TLS as well. */
+    const struct CMUnitTest tls_tests[] = {
+        TEST_TLS(test_pair_exchanges_messages),
+        TEST_TLS(test_host_names),
+        TEST_TLS(test_wrong_incarnation_is_refused),
+        TEST_TLS(test_restart_raises_epoch),
+        TEST_TLS(test_urgent_overtakes_bulk),
+        TEST_TLS(test_many_small_messages_in_order),
+        TEST_TLS(test_largest_attachment),
+        TEST_TLS(test_close_with_things_in_flight),
+        TEST_TLS(test_close_from_within_a_callback),
+        TEST_TLS(test_close_while_dialing),
+        TEST_TLS(test_answering_node_with_a_wrong_certificate),
+        TEST_TLS(test_dialing_node_with_a_wrong_certificate),
+        TEST_TLS(test_plaintext_where_tls_is_required),
+        TEST_TLS(test_plaintext_where_tls_is_optional),
+        TEST_TLS(test_new_keys),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) +
+           cmocka_run_group_tests(tls_tests, make_all_keys, free_all_keys);
 }
