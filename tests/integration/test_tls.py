@@ -12,7 +12,7 @@ import threading
 import time
 
 from harness.case import ClusterTest, quick, sanitizer
-from harness.cluster import run_server
+from harness.cluster import Options, run_server
 from harness.resp import Client, ConnectionLost, encode
 from harness.wait import wait_for
 
@@ -113,6 +113,27 @@ class ClientsTest(ClusterTest):
                        "-cipher", "ALL:@SECLEVEL=0", f"-{version}")  # fmt: skip
             self.assertIn("alert protocol version", text)
         self.assertEqual(self.node.cli("GET", "k"), "v")
+
+    @quick
+    def test_the_client_library(self):
+        cluster = self.start_with_tls(n=3)
+        seeds = ",".join(f"rediss://127.0.0.1:{node.port}" for node in cluster.nodes)
+        hello = os.path.join(os.path.dirname(os.path.dirname(Options.binary)), "client/example_hello")
+
+        def greet(authority):
+            environment = {**os.environ, "SSL_CERT_FILE": authority}
+            result = subprocess.run(
+                [hello, seeds], capture_output=True, text=True, timeout=60, check=False, env=environment
+            )
+            return result.returncode, result.stdout + result.stderr
+
+        status, text = greet(cluster.certificate("ca.pem"))
+        self.assertEqual((status, text), (0, "greeting: hello\nvisits: 1\n"))
+        foreign = os.path.join(cluster.directory, "foreign")
+        cluster.make_certificates(directory=foreign)
+        status, text = greet(os.path.join(foreign, "ca.pem"))
+        self.assertNotEqual(status, 0, text)
+        self.assertNotIn("greeting", text)
 
     @quick
     @sanitizer
