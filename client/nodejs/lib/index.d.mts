@@ -1,0 +1,3 @@
+export * from './index.js';
+import * as invokeKv from './index.js';
+export default invokeKv;

@@ -1,0 +1,2 @@
+export * from './keyv.js';
+export { KeyvInvoke as default } from './keyv.js';

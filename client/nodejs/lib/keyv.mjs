@@ -1,0 +1,4 @@
+import keyv from './keyv.js';
+
+export const { createKeyv, KeyvInvoke } = keyv;
+export default KeyvInvoke;
