@@ -202,7 +202,7 @@ static void test_topology(void **state) {
 static void test_values(void **state) {
     (void)state;
     struct parsed parsed;
-    parse(&parsed, "*4\r\n$3\r\na\0b\r\n:-5\r\n*2\r\n$-1\r\n-ERR no\r\n*0\r\n" + 0);
+    parse(&parsed, "*4\r\n$3\r\na\0b\r\n:-5\r\n*2\r\n$-1\r\n-ERR no\r\n*0\r\n");
     assert_int_equal(parsed.status, VALUE_MORE); /* strlen() ended at the NUL */
     release(&parsed);
     parse(&parsed, "*4\r\n$3\r\na.b\r\n:-5\r\n*2\r\n$-1\r\n-ERR no\r\n*0\r\n$2\r\nxy\r\n$1");
