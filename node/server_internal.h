@@ -102,8 +102,13 @@ struct server {
     /* A node that lost its disk is being taken out and in again. */
     uint64_t replace_node; /* 0: none */
     uint64_t replace_until_ms;
-    uint64_t replace_out;     /* bit per shard: this node saw it without that voter */
-    uint64_t replace_pending; /* bit per shard: still to be taken out */
+    uint64_t replace_out;       /* bit per shard: this node saw it without that voter */
+    uint64_t replace_pending;   /* bit per shard: still to be taken out */
+    uint64_t replace_number;    /* of the newest command, which is told several times */
+    uint64_t replace_commands;  /* given at this node */
+    uint64_t replace_tell_node; /* of the command that this node repeats to the others, 0: none */
+    uint64_t replace_tell_until_ms;
+    uint64_t replace_told_ms;
 
     bool stopping;
     uint64_t stop_deadline_ms;

@@ -10,6 +10,8 @@
 
 enum {
     REPLACE_LASTS_MS = 60000, /* then what was not done by it is given up */
+    REPLACE_TOLD_MS = 20000,  /* the command is repeated to the others for so long ... */
+    REPLACE_TELL_MS = 1000,   /* ... and after each of these intervals: a link may be dead unseen */
     CAUGHT_UP_ENTRIES = 64
 };
 
@@ -164,6 +166,33 @@ static void begin_replace(struct server *server, uint64_t node) {
     server->replace_out = 0;
 }
 
+static void tell_replace(struct server *server) {
+    const struct config *config = server->config;
+    struct buffer header = {0};
+    buffer_put_u64(&header, server->replace_tell_node);
+    buffer_put_u64(&header, server->replace_number);
+    struct peer_message message = {.type = PEER_MESSAGE_REPLACE, .header = buffer_slice(&header)};
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        if (config->nodes[i].id != config->node_id) {
+            (void)peers_send(server->peers, config->nodes[i].id, PEER_LANE_NORMAL, &message);
+        }
+    }
+    buffer_free(&header);
+    server->replace_told_ms = server_now(server);
+}
+
+/* The command was given here: tells it again to those whom it has not reached. */
+static void repeat_replace(struct server *server, uint64_t now_ms) {
+    if (server->replace_tell_node == 0 || now_ms < server->replace_told_ms + REPLACE_TELL_MS) {
+        return;
+    }
+    if (now_ms < server->replace_tell_until_ms) {
+        tell_replace(server);
+    } else {
+        server->replace_tell_node = 0;
+    }
+}
+
 enum error_code server_replace(struct server *server, uint64_t node, struct error *error) {
     const struct config *config = server->config;
     if (node == config->node_id) {
@@ -179,8 +208,6 @@ enum error_code server_replace(struct server *server, uint64_t node, struct erro
         return error_set(error, ERROR_INVALID,
                          "a node can be replaced in a cluster of three or more only");
     }
-    struct buffer header = {0};
-    struct peer_message message = {.type = PEER_MESSAGE_REPLACE};
     for (unsigned i = 0; i < config->n_nodes; i++) {
         uint64_t id = config->nodes[i].id;
         if (id != config->node_id && id != node && !peers_is_up(server->peers, id)) {
@@ -190,14 +217,11 @@ enum error_code server_replace(struct server *server, uint64_t node, struct erro
                              (unsigned long long)id, (unsigned long long)node);
         }
     }
-    buffer_put_u64(&header, node);
-    message.header = buffer_slice(&header);
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        if (config->nodes[i].id != config->node_id) {
-            (void)peers_send(server->peers, config->nodes[i].id, PEER_LANE_NORMAL, &message);
-        }
-    }
-    buffer_free(&header);
+    server->replace_number =
+        server->identity.incarnation + (server->identity.boot << 32) + ++server->replace_commands;
+    server->replace_tell_node = node;
+    server->replace_tell_until_ms = server_now(server) + REPLACE_TOLD_MS;
+    tell_replace(server);
     begin_replace(server, node);
     return ERROR_NONE;
 }
@@ -206,14 +230,19 @@ void server_receive_replace(struct server *server, uint64_t from,
                             const struct peer_message *message) {
     struct reader reader = reader_make(message->header);
     uint64_t node = reader_u64(&reader);
-    if (!reader_done(&reader) || node == from || node == server->config->node_id ||
-        node > UINT32_MAX || config_find_node(server->config, (uint32_t)node) == NULL) {
+    uint64_t number = reader_u64(&reader);
+    if (!reader_done(&reader) || number == server->replace_number || node == from ||
+        node == server->config->node_id || node > UINT32_MAX ||
+        config_find_node(server->config, (uint32_t)node) == NULL) {
         return;
     }
+    server->replace_number = number;
+    server->replace_tell_node = 0; /* a newer command takes the place of one given here */
     begin_replace(server, node);
 }
 
 void server_tend_members(struct server *server, uint64_t now_ms) {
+    repeat_replace(server, now_ms);
     watch_replace(server, now_ms);
     for (unsigned i = 0; i < server->config->shards; i++) {
         tend_group(server, i, now_ms);
