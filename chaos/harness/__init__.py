@@ -1,0 +1,1 @@
+"""What chaos/run is made of: hosts, disks, faults, watching, verdicts, report."""
