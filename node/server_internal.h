@@ -107,6 +107,8 @@ struct server {
     uint64_t replace_number;    /* of the newest command, which is told several times */
     uint64_t replace_commands;  /* given at this node */
     uint64_t replace_tell_node; /* of the command that this node repeats to the others, 0: none */
+    uint64_t replace_tell_incarnation; /* of the directory that was lost, 0: not known here */
+    bool replace_tell_done;            /* what is repeated is that the node is out everywhere */
     uint64_t replace_tell_until_ms;
     uint64_t replace_told_ms;
 

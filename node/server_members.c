@@ -124,6 +124,30 @@ static uint64_t all_shards(const struct server *server) {
     return n == 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
 }
 
+/* Whatever the node promised under its old directory is void now: a new one may come. False when
+ * that could not be written down. */
+static bool let_new_directory_in(struct server *server, uint64_t node) {
+    struct error error = {0};
+    if (known_peers_forget(&server->known_peers, node, &error) != ERROR_NONE) {
+        say_error("cannot forget a replaced node", "reason=%s", error.message);
+        return false;
+    }
+    say_info("ready for the replaced node", "node=%llu", (unsigned long long)node);
+    return true;
+}
+
+/* What others have not heard of yet is only that the node is out. To take it out once more would
+ * hit its new self. */
+static void tell_done_from_now_on(struct server *server, uint64_t node) {
+    if (server->replace_tell_node != node) {
+        return;
+    }
+    server->replace_tell_done = true;
+    if (server->replace_tell_incarnation == 0) {
+        server->replace_tell_node = 0;
+    }
+}
+
 static void watch_replace(struct server *server, uint64_t now_ms) {
     if (server->replace_node == 0) {
         return;
@@ -141,15 +165,10 @@ static void watch_replace(struct server *server, uint64_t now_ms) {
         }
     }
     if (server->replace_out == all_shards(server)) {
-        struct error error = {0};
-        /* Whatever the node promised under its old directory is void now: a new one may come. */
-        if (known_peers_forget(&server->known_peers, server->replace_node, &error) != ERROR_NONE) {
-            say_error("cannot forget a replaced node", "reason=%s", error.message);
-            return;
+        if (let_new_directory_in(server, server->replace_node)) {
+            tell_done_from_now_on(server, server->replace_node);
+            server->replace_node = 0;
         }
-        say_info("ready for the replaced node", "node=%llu",
-                 (unsigned long long)server->replace_node);
-        server->replace_node = 0;
     } else if (now_ms >= server->replace_until_ms) {
         say_warn("replacing a node took too long; give the command again", "node=%llu",
                  (unsigned long long)server->replace_node);
@@ -171,6 +190,8 @@ static void tell_replace(struct server *server) {
     struct buffer header = {0};
     buffer_put_u64(&header, server->replace_tell_node);
     buffer_put_u64(&header, server->replace_number);
+    buffer_put_u64(&header, server->replace_tell_incarnation);
+    buffer_put_u8(&header, server->replace_tell_done ? 1 : 0);
     struct peer_message message = {.type = PEER_MESSAGE_REPLACE, .header = buffer_slice(&header)};
     for (unsigned i = 0; i < config->n_nodes; i++) {
         if (config->nodes[i].id != config->node_id) {
@@ -220,10 +241,26 @@ enum error_code server_replace(struct server *server, uint64_t node, struct erro
     server->replace_number =
         server->identity.incarnation + (server->identity.boot << 32) + ++server->replace_commands;
     server->replace_tell_node = node;
+    server->replace_tell_incarnation = 0;
+    (void)known_peers_get(&server->known_peers, node, &server->replace_tell_incarnation);
+    server->replace_tell_done = false;
     server->replace_tell_until_ms = server_now(server) + REPLACE_TOLD_MS;
     tell_replace(server);
     begin_replace(server, node);
     return ERROR_NONE;
+}
+
+/* All shards have taken the node out, as somebody saw who took part. */
+static void receive_replace_done(struct server *server, uint64_t node, uint64_t incarnation) {
+    uint64_t known = 0;
+    if (!known_peers_get(&server->known_peers, node, &known) || known != incarnation ||
+        !let_new_directory_in(server, node)) {
+        return;
+    }
+    if (server->replace_node == node) {
+        server->replace_node = 0;
+        server->replace_pending = 0;
+    }
 }
 
 void server_receive_replace(struct server *server, uint64_t from,
@@ -231,9 +268,17 @@ void server_receive_replace(struct server *server, uint64_t from,
     struct reader reader = reader_make(message->header);
     uint64_t node = reader_u64(&reader);
     uint64_t number = reader_u64(&reader);
-    if (!reader_done(&reader) || number == server->replace_number || node == from ||
-        node == server->config->node_id || node > UINT32_MAX ||
-        config_find_node(server->config, (uint32_t)node) == NULL) {
+    uint64_t incarnation = reader_u64(&reader);
+    uint8_t done = reader_u8(&reader);
+    if (!reader_done(&reader) || done > 1 || node == from || node == server->config->node_id ||
+        node > UINT32_MAX || config_find_node(server->config, (uint32_t)node) == NULL) {
+        return;
+    }
+    if (done == 1) {
+        receive_replace_done(server, node, incarnation);
+        return;
+    }
+    if (number == server->replace_number) {
         return;
     }
     server->replace_number = number;

@@ -2,6 +2,7 @@
 until it has caught up."""
 
 import shutil
+import time
 
 from harness.case import ClusterTest, quick
 from harness.load import Load
@@ -64,6 +65,26 @@ class ReplaceTest(ClusterTest):
         wait_for(lambda: voters(cluster[1]) == [3, 3], "three voters", 60)
         cluster.wait_ready()
         self.assertEqual(cluster[3].call("SET", "a", "1"), "OK")
+
+    @quick
+    def test_restarted_node_does_not_take_the_newcomer_out(self):
+        """The command is repeated for a while; whoever restarts meanwhile has forgotten that it
+        heard it, and must not take the node out once more, which has a voice again."""
+        cluster = self.start_cluster(shards=2)
+        told, lost, restarted = cluster[1], cluster[2], cluster[3]
+        self._lose_disk(lost)
+        self.assertEqual(told.call("CLUSTER", "REPLACE", "2"), "OK")
+        for node in (told, restarted):
+            node.wait_for_log("ready for the replaced node")
+        lost.start()
+        wait_for(lambda: voters(told) == [3, 3], "three voters again", 60)
+        heard = restarted.log().count("replacing a node")
+        restarted.kill()
+        restarted.start()
+        cluster.wait_ready()
+        time.sleep(2.5)  # it is told every second
+        self.assertEqual(restarted.log().count("replacing a node"), heard)
+        self.assertEqual(voters(told), [3, 3])
 
     @quick
     def test_refusals(self):
