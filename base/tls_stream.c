@@ -20,6 +20,7 @@ struct tls_stream {
     bool writing;    /* within tls_stream_write() */
     bool starved;
     enum tls_stream_state state;
+    bool lacks_certificate;
     char reason[REASON_SIZE];
 };
 
@@ -127,6 +128,10 @@ const char *tls_stream_error(const struct tls_stream *stream) {
     return stream->reason;
 }
 
+bool tls_stream_lacks_certificate(const struct tls_stream *stream) {
+    return stream->lacks_certificate;
+}
+
 bool tls_stream_is_starved(const struct tls_stream *stream) {
     return stream->starved;
 }
@@ -147,6 +152,9 @@ static void break_with_openssl(struct tls_stream *stream) {
     long verified = SSL_get_verify_result(stream->ssl);
     unsigned long code = ERR_peek_last_error();
     const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
+    int what = ERR_GET_REASON(code);
+    stream->lacks_certificate =
+        what == SSL_R_CERTIFICATE_VERIFY_FAILED || what == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE;
     if (stream->own_wire > TLS_OWN_WIRE_MAX) {
         break_stream(stream, "the other side asks for answers without taking them");
     } else if (ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED && verified != X509_V_OK) {

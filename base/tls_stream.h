@@ -46,6 +46,9 @@ enum tls_stream_state tls_stream_state(const struct tls_stream *stream);
 /* Why it is broken, without a line's end; "" before. */
 const char *tls_stream_error(const struct tls_stream *stream);
 
+/* Broken because the other side showed no certificate, or none that is good. */
+bool tls_stream_lacks_certificate(const struct tls_stream *stream);
+
 /* Bytes from the wire; copied, and looked at by the next tls_stream_shake() or _read(). */
 void tls_stream_feed(struct tls_stream *stream, struct slice wire);
 /* Nothing can be done before more bytes are fed. */

@@ -1,8 +1,11 @@
 #include "node/commands_auth.h"
 
+#include <openssl/crypto.h>
+
 #include "base/assert.h"
 #include "base/mem.h"
 #include "base/resp.h"
+#include "node/logins.h"
 #include "node/machine/project_name.h"
 #include "node/session_state.h"
 
@@ -10,14 +13,84 @@ static_assert(SESSION_CLIENT_NAME <= sizeof((struct hello_rest *)0)->name, "a na
 
 struct auth_step {
     struct call_step base;
+    struct session_host *host;
+    struct login login;
+    bool login_ended;
     uint64_t token;
     bool greets;
     struct hello_rest hello;
     struct buffer project;
 };
 
+/* ---- bounds on failures ---- */
+
+static uint64_t now_ms(const struct session_host *host) {
+    return host->port.now_ms(host->port.data);
+}
+
+/* Somebody may have given the secret in the place of the name. */
+static bool may_be_secret(const struct credentials *credentials, struct slice user) {
+    static const char prefix[] = "ikv_";
+    uint8_t digest[SECRET_DIGEST_SIZE];
+    secret_digest(user, digest);
+    bool is_token =
+        user.size >= sizeof prefix - 1 && memcmp(user.data, prefix, sizeof prefix - 1) == 0;
+    return is_token || credentials_are(credentials, digest);
+}
+
+static void tell_refusal(const struct session *session, struct slice user, uint64_t wait_ms) {
+    const struct session_host *host = session->host;
+    bool hidden = may_be_secret(host->credentials, user);
+    const struct session_login login = {
+        .peer = session->peer, .user = hidden ? (struct slice){0} : user, .wait_ms = wait_ms};
+    if (host->logins != NULL) {
+        host->port.on_login_refused(host->port.data, &login);
+    }
+}
+
+/* False, and answered, when too many of this kind have failed. */
+static bool begin_login(struct call *call, struct slice user, uint64_t token, struct login *login) {
+    const struct session *session = call->session;
+    struct logins *logins = session->host->logins;
+    if (logins == NULL) {
+        return true;
+    }
+    uint64_t wait_ms =
+        logins_begin(logins, now_ms(session->host), session->peer, user, token, login);
+    if (wait_ms == 0) {
+        return true;
+    }
+    call_error(call, "BUSY",
+               "too many failed logins like this one from your address (login_failures); try again "
+               "in %llu ms",
+               (unsigned long long)wait_ms);
+    tell_refusal(session, user, wait_ms);
+    return false;
+}
+
+static void end_login(struct session_host *host, const struct login *login,
+                      enum login_outcome outcome) {
+    if (host->logins != NULL) {
+        logins_end(host->logins, now_ms(host), login, outcome);
+    }
+}
+
+static enum login_outcome outcome_of(const struct result *result) {
+    if (result->kind == RESULT_INTEGER) {
+        return LOGIN_GOOD;
+    }
+    bool wrong = result->kind == RESULT_ERROR && result->code == ERROR_WRONGPASS;
+    return wrong ? LOGIN_WRONG : LOGIN_UNKNOWN;
+}
+
+/* ---- asking the shard ---- */
+
+/* Without an answer, for example because the client has gone, nothing is known. */
 static void release(struct call_step *base) {
     struct auth_step *step = (struct auth_step *)base;
+    if (!step->login_ended) {
+        end_login(step->host, &step->login, LOGIN_UNKNOWN);
+    }
     buffer_free(&step->project);
 }
 
@@ -33,7 +106,13 @@ static bool done(struct call_step *base, struct session *session, const struct r
                  struct buffer *out) {
     struct auth_step *step = (struct auth_step *)base;
     struct error error;
-    if (result->kind != RESULT_INTEGER) {
+    enum login_outcome outcome = outcome_of(result);
+    end_login(step->host, &step->login, outcome);
+    step->login_ended = true;
+    if (outcome != LOGIN_GOOD) {
+        if (outcome == LOGIN_WRONG) {
+            tell_refusal(session, buffer_slice(&step->project), 0);
+        }
         return false;
     }
     enum error_code code =
@@ -49,7 +128,7 @@ static bool done(struct call_step *base, struct session *session, const struct r
 /* Asks the project's shard. A wrong credential goes this way too, with a token that nobody has, so
  * that all refusals look alike and take as long. */
 static void ask(struct call *call, struct slice project, uint64_t token, const uint8_t *digest,
-                const struct hello_rest *hello) {
+                const struct login *login, const struct hello_rest *hello) {
     struct auth_step *step = mem_zalloc(1, sizeof *step);
     uint8_t number[8];
     bytes_put_u64(number, token);
@@ -60,6 +139,8 @@ static void ask(struct call *call, struct slice project, uint64_t token, const u
     step->base.done = done;
     step->base.release = release;
     step->base.blocks = true;
+    step->host = call->session->host;
+    step->login = *login;
     step->token = token;
     step->greets = hello != NULL;
     if (hello != NULL) {
@@ -92,15 +173,21 @@ void call_authenticate(struct call *call, struct slice user, struct slice secret
         answer(session, hello, call_reply(call));
         return;
     }
+    uint64_t token = credentials_is_reserved(user) ? 0 : token_text_id(secret);
+    struct login login = {.kind = LOGIN_PROJECT};
+    if (!begin_login(call, user, token, &login)) {
+        return;
+    }
     uint8_t digest[SECRET_DIGEST_SIZE];
     secret_digest(secret, digest);
     enum session_role role = credentials_check(credentials, user, digest);
     if (role != ROLE_NONE) {
+        end_login(session->host, &login, LOGIN_GOOD);
         session_access_become(&session->access, role);
         answer(session, hello, call_reply(call));
         return;
     }
-    ask(call, user, credentials_is_reserved(user) ? 0 : token_text_id(secret), digest, hello);
+    ask(call, user, token, digest, &login, hello);
 }
 
 void verb_auth(struct call *call) {

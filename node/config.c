@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "node/logins.h"
 #include "node/machine/top.h"
 
 enum value_kind {
@@ -64,6 +65,10 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
     [CONFIG_ADMIN_TOKEN_FILE] = {"admin_token_file", VALUE_PATH, FIELD(admin_token_file), 1,
                                  CONFIG_PATH_SIZE - 1, NULL,
                                  "file with the secret of the user `admin`, mode 0600"},
+    [CONFIG_LOGIN_FAILURES] = {"login_failures", VALUE_NUMBER, FIELD(login_failures), 0,
+                               LOGINS_FAILURES_MAX, "10",
+                               "failed logins of a kind from one address in a minute before more "
+                               "are refused; 0: no bound"},
     [CONFIG_TLS] = {"tls", VALUE_TLS, FIELD(tls), 0, 0, "off",
                     "TLS for clients; optional: plaintext is taken as well"},
     [CONFIG_TLS_CERT] = {"tls_cert", VALUE_PATH, FIELD(tls_cert), 1, CONFIG_PATH_SIZE - 1, NULL,

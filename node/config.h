@@ -53,6 +53,7 @@ enum config_key {
     CONFIG_AUTH,
     CONFIG_SERVICE_TOKEN_FILE,
     CONFIG_ADMIN_TOKEN_FILE,
+    CONFIG_LOGIN_FAILURES,
     CONFIG_TLS,
     CONFIG_TLS_CERT,
     CONFIG_TLS_KEY,
@@ -99,6 +100,7 @@ struct config {
     enum config_auth auth;
     char service_token_file[CONFIG_PATH_SIZE]; /* empty: none */
     char admin_token_file[CONFIG_PATH_SIZE];   /* empty: none */
+    unsigned login_failures;                   /* in a minute, see node/logins.h; 0: no bound */
     enum config_tls tls;                       /* of the clients' port */
     char tls_cert[CONFIG_PATH_SIZE];
     char tls_key[CONFIG_PATH_SIZE];

@@ -137,6 +137,13 @@ enum session_role credentials_check(const struct credentials *credentials, struc
     return ROLE_NONE;
 }
 
+bool credentials_are(const struct credentials *credentials,
+                     const uint8_t digest[SECRET_DIGEST_SIZE]) {
+    bool service = CRYPTO_memcmp(credentials->service, digest, SECRET_DIGEST_SIZE) == 0;
+    bool admin = CRYPTO_memcmp(credentials->admin, digest, SECRET_DIGEST_SIZE) == 0;
+    return (service && credentials->has_service) || (admin && credentials->has_admin);
+}
+
 /* --- the text of a token -----------------------------------------------------------------------
  */
 

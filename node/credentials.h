@@ -67,6 +67,10 @@ bool credentials_is_reserved(struct slice user);
 enum session_role credentials_check(const struct credentials *credentials, struct slice user,
                                     const uint8_t digest[SECRET_DIGEST_SIZE]);
 
+/* Whether it is the digest of one of the credentials, whoever shows it. */
+bool credentials_are(const struct credentials *credentials,
+                     const uint8_t digest[SECRET_DIGEST_SIZE]);
+
 /* Writes the text and a NUL. */
 void token_text_write(char text[TOKEN_TEXT_SIZE + 1], uint64_t id,
                       const uint8_t secret[TOKEN_SECRET_BYTES]);

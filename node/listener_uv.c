@@ -234,6 +234,9 @@ static bool connection_check_tls(struct connection *connection) {
     if (tls_stream_state(connection->tls) != TLS_STREAM_BROKEN) {
         return true;
     }
+    if (tls_stream_lacks_certificate(connection->tls)) {
+        connection->listener->sessions->stats.bad_certificates++;
+    }
     connection_say_insecure(connection, tls_stream_error(connection->tls));
     connection_say_goodbye(connection);
     connection_close(connection);

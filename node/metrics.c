@@ -128,6 +128,24 @@ static void write_certificates(const struct source *source, const struct family 
     }
 }
 
+static void write_logins(const struct source *source, const struct family *family) {
+    static const char *const kinds[LOGIN_KINDS] = {[LOGIN_PROJECT] = "project",
+                                                   [LOGIN_SERVICE] = "service",
+                                                   [LOGIN_ADMIN] = "admin",
+                                                   [LOGIN_CERTIFICATE] = "certificate"};
+    static const char *const results[LOGIN_RESULTS] = {
+        [LOGIN_GOOD] = "good", [LOGIN_WRONG] = "wrong", [LOGIN_THROTTLED] = "throttled"};
+    for (unsigned i = 0; i < LOGIN_KINDS; i++) {
+        for (unsigned k = 0; k < LOGIN_RESULTS; k++) {
+            /* Certificates: those that are good are not counted, and none is throttled. */
+            if (i != LOGIN_CERTIFICATE || k == LOGIN_WRONG) {
+                put(source->out, "%s{as=\"%s\",result=\"%s\"} %" PRIu64 "\n", family->name,
+                    kinds[i], results[k], source->metrics->logins.counts[i][k]);
+            }
+        }
+    }
+}
+
 static void write_roles(const struct source *source, const struct family *family) {
     for (unsigned i = 0; i < source->metrics->n_shards; i++) {
         for (unsigned role = 0; role < METRICS_ROLES; role++) {
@@ -290,6 +308,8 @@ static const struct family families[] = {
      OF_NODE("Client connections closed in the middle of a command", connections_stalled)},
     {"invokekv_connections_insecure_total", COUNTER, AS_IS,
      OF_NODE("Closed over TLS: failed handshakes, plaintext", connections_insecure)},
+    {"invokekv_logins_total", COUNTER, AS_IS, "as, result",
+     "Logins at this node by role; throttled: refused for too many failures", write_logins, 0},
     {"invokekv_certificate_expiry_time_seconds", GAUGE, AS_IS, "use",
      "With TLS: when a certificate for clients or peers expires, since the Unix epoch",
      write_certificates, 0},

@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/histogram.h"
 #include "base/limits.h"
+#include "node/logins.h"
 #include "node/machine/top.h"
 #include "node/readiness.h"
 #include "node/requests.h"
@@ -80,6 +81,7 @@ struct metrics {
     uint64_t connections_rejected;
     uint64_t connections_stalled;
     uint64_t connections_insecure;
+    struct logins_stats logins;
     uint64_t clients_certificate_s; /* expiry since the Unix epoch, 0: without TLS */
     uint64_t peers_certificate_s;
     uint64_t received_bytes;

@@ -227,8 +227,15 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .replace = replace_node,
                                 .feed = server->feed,
                                 .now_us = now_us,
-                                .on_slow = server_on_slow};
+                                .on_slow = server_on_slow,
+                                .on_login_refused = server_on_login_refused};
+    uint64_t seed;
+    if (draw_random(server, &seed, sizeof seed, error) != ERROR_NONE) {
+        return error->code;
+    }
+    server->logins = logins_new(config->login_failures, seed);
     session_host_init(&server->sessions, &limits, &port);
+    server->sessions.logins = server->logins;
     server->sessions.requests = &server->watch.requests;
     server->sessions.credentials = &server->credentials;
     struct listener_options options = {.host = config->listen.host,
@@ -402,6 +409,7 @@ static enum error_code start_or_join(struct server *server, struct error *error)
 static void free_server(struct server *server) {
     router_free(server->router);
     feed_free(server->feed);
+    logins_free(server->logins);
     for (unsigned i = 0; i < server->config->shards; i++) {
         shard_free(&server->shards[i]);
         group_free(server->groups[i]);

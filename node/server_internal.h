@@ -9,6 +9,7 @@
 #include "node/feed.h"
 #include "node/http.h"
 #include "node/listener_uv.h"
+#include "node/logins.h"
 #include "node/metrics.h"
 #include "node/router.h"
 #include "node/server.h"
@@ -28,6 +29,7 @@ enum {
     SERVER_BALANCE_AFTER_MS = 5000,
     SERVER_WALK_MS = 10000, /* between two walks through the projects of a shard, for metrics */
     SERVER_SLOW_MS = 1000,  /* between two lines about slow operations */
+    SERVER_LOGIN_MS = 1000, /* and about refused logins */
     SERVER_SAY_AGAIN_MS =
         10000, /* between two lines about a peer that is refused again and again */
     SERVER_STOP_TRANSFER_MS = 3000, /* how long a stop waits for leaderships to be taken over */
@@ -48,7 +50,9 @@ struct server_watch {
     bool walking[LIMIT_SHARDS];
     struct machine_top *tops[LIMIT_SHARDS]; /* result of the newest walk, NULL: none */
     uint64_t slow_said_ms;
-    uint64_t slow_unsaid; /* since then */
+    uint64_t slow_unsaid;   /* since then */
+    uint64_t login_said_ms; /* the same for refused logins */
+    uint64_t login_unsaid;
     struct metrics metrics;
 };
 
@@ -72,6 +76,7 @@ struct server {
     struct router *router;
     struct feed *feed;
     struct credentials credentials;
+    struct logins *logins;
     struct tls_files tls;
     struct session_host sessions;
     struct listener *listener;
@@ -159,6 +164,8 @@ void server_watch_free(struct server *server);
 void server_note_leader(struct server *server, unsigned shard);
 /* See session_port.on_slow. */
 void server_on_slow(void *data, const struct session_slow *slow);
+/* See session_port.on_login_refused. */
+void server_on_login_refused(void *data, const struct session_login *login);
 /* Publishes figures and readiness, and begins walks through the projects. Twice a second. */
 void server_publish(struct server *server, uint64_t now_ms);
 

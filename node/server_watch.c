@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "node/logging.h"
+#include "node/machine/project_name.h"
 #include "node/server_internal.h"
 
 void server_watch_init(struct server *server) {
@@ -44,6 +45,31 @@ void server_on_slow(void *data, const struct session_slow *slow) {
              (unsigned long long)watch->slow_unsaid);
     watch->slow_said_ms = now_ms;
     watch->slow_unsaid = 0;
+}
+
+/* --- refused logins --------------------------------------------------------------------------- */
+
+void server_on_login_refused(void *data, const struct session_login *login) {
+    struct server *server = data;
+    struct server_watch *watch = &server->watch;
+    uint64_t now_ms = server_now(server);
+    if (watch->login_said_ms != 0 && now_ms < watch->login_said_ms + SERVER_LOGIN_MS) {
+        watch->login_unsaid++;
+        return;
+    }
+    static const char *const roles[] = {
+        [LOGIN_PROJECT] = "project", [LOGIN_SERVICE] = "service", [LOGIN_ADMIN] = "admin"};
+    enum login_kind kind = login_kind_of(login->user);
+    bool hidden = login->user.size == 0;
+    say_warn("login refused", "peer=%s as=%s project=%s reason=%s wait_ms=%llu others_unsaid=%llu",
+             login->peer, roles[kind],
+             kind != LOGIN_PROJECT ? "-"
+             : hidden              ? "not told, it may be a secret"
+                                   : project_label(login->user).text,
+             login->wait_ms > 0 ? "too many failures" : "wrong", (unsigned long long)login->wait_ms,
+             (unsigned long long)watch->login_unsaid);
+    watch->login_said_ms = now_ms;
+    watch->login_unsaid = 0;
 }
 
 /* --- projects --------------------------------------------------------------------------------- */
@@ -247,6 +273,8 @@ static void gather_clients(const struct server *server, struct metrics *metrics)
     metrics->connections_rejected = host->stats.rejected;
     metrics->connections_stalled = host->stats.stalled;
     metrics->connections_insecure = host->stats.insecure;
+    metrics->logins = *logins_stats(server->logins);
+    metrics->logins.counts[LOGIN_CERTIFICATE][LOGIN_WRONG] = host->stats.bad_certificates;
     metrics->clients_certificate_s = expiry_of(server->tls.clients);
     metrics->peers_certificate_s = expiry_of(server->tls.peers);
     metrics->received_bytes = host->stats.bytes_in;

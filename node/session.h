@@ -37,6 +37,7 @@
 
 struct credentials;
 struct feed;
+struct logins;
 struct op;
 struct requests;
 struct server_info;
@@ -77,6 +78,13 @@ struct session_slow {
     bool failed; /* it was answered with an error */
 };
 
+/* A login that was refused. Never tells what was shown. */
+struct session_login {
+    const char *peer;  /* where it came from */
+    struct slice user; /* who was tried; empty when that may have been a secret */
+    uint64_t wait_ms;  /* refused unseen: it may be tried again after so long; 0: it was wrong */
+};
+
 /* What a session needs from the node. */
 struct session_port {
     void *data;
@@ -100,6 +108,8 @@ struct session_port {
     uint64_t (*now_us)(void *data);
     /* Slices are valid during the call. */
     void (*on_slow)(void *data, const struct session_slow *slow);
+    /* Only with session_host.logins. The struct is valid during the call. */
+    void (*on_login_refused)(void *data, const struct session_login *login);
 };
 
 struct session_stats {
@@ -111,6 +121,7 @@ struct session_stats {
     uint64_t bytes_out;
     uint64_t stalled;  /* closed in the middle of a command; counted by the shell */
     uint64_t insecure; /* closed over TLS: failed handshakes, plaintext; counted by the shell */
+    uint64_t bad_certificates; /* of these, clients without a good certificate; by the shell too */
 };
 
 /* What all sessions of a node share. Must outlive the sessions and their operations. */
@@ -118,6 +129,7 @@ struct session_host {
     struct session_limits limits;
     struct session_port port;
     const struct credentials *credentials; /* NULL: auth = off; set it before the first session */
+    struct logins *logins; /* NULL: not bounded, not counted; set it before the first session */
     /* Where commands are counted, NULL: they are not; set it before the first session. */
     struct requests *requests;
     struct list_node sessions; /* of struct session */

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/slot.h"
 #include "node/credentials.h"
+#include "node/logins.h"
 #include "node/machine/tokens.h"
 #include "node/op.h"
 #include "node/resp_commands.h"
@@ -32,6 +33,10 @@ static struct {
     struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
     unsigned n_ops;
     uint8_t random; /* what the next random bytes are */
+    struct logins *logins;
+    unsigned refusals; /* told of */
+    char refused[64];  /* who was tried in the newest */
+    uint64_t wait_ms;
 } t;
 
 static void fake_submit(void *data, struct op *op) {
@@ -63,6 +68,14 @@ static enum error_code fake_random(void *data, void *bytes, size_t size, struct 
     return ERROR_NONE;
 }
 
+static void fake_refused(void *data, const struct session_login *login) {
+    (void)data;
+    t.refusals++;
+    t.wait_ms = login->wait_ms;
+    snprintf(t.refused, sizeof t.refused, "%s %.*s", login->peer, (int)login->user.size,
+             login->user.size > 0 ? (const char *)login->user.data : "");
+}
+
 static void on_wake(void *data) {
     (void)data;
 }
@@ -77,7 +90,8 @@ static void begin(bool required) {
     const struct session_port port = {.submit = fake_submit,
                                       .now_ms = fake_now_ms,
                                       .describe = fake_describe,
-                                      .random = fake_random};
+                                      .random = fake_random,
+                                      .on_login_refused = fake_refused};
     session_host_init(&t.host, &limits, &port);
     t.credentials =
         (struct credentials){.required = required, .has_service = true, .has_admin = true};
@@ -100,6 +114,14 @@ static int setup_required(void **state) {
     return 0;
 }
 
+static int setup_bounded(void **state) {
+    (void)state;
+    begin(true);
+    t.logins = logins_new(2, 1);
+    t.host.logins = t.logins;
+    return 0;
+}
+
 static void complete(unsigned i, struct result result) {
     struct op *op = t.ops[i];
     assert_non_null(op);
@@ -116,6 +138,7 @@ static int teardown(void **state) {
             complete(i, (struct result){.kind = RESULT_OK});
         }
     }
+    logins_free(t.logins);
     return t.host.n_sessions == 0 && t.host.n_slots == 0 && t.host.input_bytes == 0 ? 0 : -1;
 }
 
@@ -412,6 +435,83 @@ static void test_credentials_need_no_shard(void **state) {
     const char *text = sent();
     assert_non_null(strstr(text, " user=default\n"));
     assert_null(strstr(text, ADMIN_SECRET));
+}
+
+/* --- bounds on failures ------------------------------------------------------------------------
+ */
+
+static uint64_t counted(enum login_kind kind, enum login_outcome outcome) {
+    return logins_stats(t.logins)->counts[kind][outcome];
+}
+
+static void test_failures_are_bounded(void **state) {
+    (void)state;
+    static const char busy[] = "-BUSY too many failed logins like this one from your address "
+                               "(login_failures); try again in 30000 ms\r\n";
+    for (unsigned i = 0; i < 2; i++) {
+        feed("AUTH shop nonsense\r\n");
+        complete_error(i, ERROR_WRONGPASS, error_describe(ERROR_WRONGPASS));
+        assert_string_equal(sent(), WRONGPASS);
+        assert_string_equal(t.refused, "127.0.0.1:5000 shop");
+        assert_int_equal(t.wait_ms, 0);
+    }
+    /* Nobody is asked any more, whatever is shown. */
+    assert_reply("AUTH shop nonsense\r\n", busy);
+    assert_reply("HELLO 3 AUTH shop nonsense\r\n", busy);
+    assert_int_equal(t.n_ops, 2);
+    assert_int_equal(t.refusals, 4);
+    assert_int_equal(t.wait_ms, 30000);
+    assert_int_equal(counted(LOGIN_PROJECT, LOGIN_WRONG), 2);
+    assert_int_equal(counted(LOGIN_PROJECT, LOGIN_THROTTLED), 2);
+    /* Another token of the project, another project, the administrator. */
+    authenticate("shop", 42);
+    authenticate("other", 43);
+    assert_reply("AUTH admin " ADMIN_SECRET "\r\n", "+OK\r\n");
+    assert_int_equal(counted(LOGIN_PROJECT, LOGIN_GOOD), 2);
+    assert_int_equal(counted(LOGIN_ADMIN, LOGIN_GOOD), 1);
+}
+
+static void test_credentials_are_bounded(void **state) {
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        feed("AUTH admin " SERVICE_SECRET "\r\n");
+        complete_error(i, ERROR_WRONGPASS, error_describe(ERROR_WRONGPASS));
+        assert_string_equal(sent(), WRONGPASS);
+    }
+    feed("AUTH admin " ADMIN_SECRET "\r\n");
+    assert_memory_equal(sent(), "-BUSY ", 6);
+    assert_string_equal(t.refused, "127.0.0.1:5000 admin");
+    assert_int_equal(counted(LOGIN_ADMIN, LOGIN_THROTTLED), 1);
+    assert_reply("AUTH service " SERVICE_SECRET "\r\n", "+OK\r\n");
+}
+
+/* Neither good nor wrong: nothing is counted, and nothing is used up. */
+static void test_no_answer_is_no_failure(void **state) {
+    (void)state;
+    for (unsigned i = 0; i < 5; i++) {
+        feed("AUTH shop nonsense\r\n");
+        complete_error(i, ERROR_NOLEADER, "nobody leads");
+        assert_string_equal(sent(), "-NOLEADER nobody leads\r\n");
+    }
+    assert_int_equal(t.refusals, 0);
+    assert_int_equal(counted(LOGIN_PROJECT, LOGIN_WRONG), 0);
+    feed("AUTH shop nonsense\r\n");
+    /* teardown() frees the session while it waits */
+}
+
+/* Who shows a secret in the wrong place must not find it in the log. */
+static void test_secrets_in_the_place_of_names(void **state) {
+    (void)state;
+    char by_mistake[256];
+    snprintf(by_mistake, sizeof by_mistake, "AUTH %s shop\r\n", token_text(42));
+    const char *const lines[] = {by_mistake, "AUTH " ADMIN_SECRET " admin\r\n",
+                                 "AUTH " SERVICE_SECRET " service\r\n", "AUTH ikv_cut shop\r\n"};
+    for (unsigned i = 0; i < 4; i++) {
+        feed(lines[i]);
+        complete_error(i, ERROR_WRONGPASS, error_describe(ERROR_WRONGPASS));
+        assert_string_equal(sent(), WRONGPASS);
+        assert_string_equal(t.refused, "127.0.0.1:5000 ");
+    }
 }
 
 /* --- roles -------------------------------------------------------------------------------------
@@ -853,6 +953,7 @@ static void test_writes_wait_for_reads(void **state) {
 int main(void) {
 #define OPEN(name) cmocka_unit_test_setup_teardown(name, setup_open, teardown)
 #define REQUIRED(name) cmocka_unit_test_setup_teardown(name, setup_required, teardown)
+#define BOUNDED(name) cmocka_unit_test_setup_teardown(name, setup_bounded, teardown)
     const struct CMUnitTest tests[] = {
         REQUIRED(test_the_text_of_a_token),
         REQUIRED(test_credentials_belong_to_their_user),
@@ -863,6 +964,10 @@ int main(void) {
         REQUIRED(test_hello_authenticates_before_it_greets),
         REQUIRED(test_a_connection_may_go_while_it_waits),
         REQUIRED(test_credentials_need_no_shard),
+        BOUNDED(test_failures_are_bounded),
+        BOUNDED(test_credentials_are_bounded),
+        BOUNDED(test_no_answer_is_no_failure),
+        BOUNDED(test_secrets_in_the_place_of_names),
         REQUIRED(test_every_verb_has_its_roles),
         REQUIRED(test_who_may_give_what),
         REQUIRED(test_a_token_gives_no_orders),
