@@ -9,6 +9,7 @@
 
 #include "base/limits.h"
 #include "raft/log_format.h"
+#include "raft/log_newest.h"
 
 /* Interference of a background fill with the syncs of the log stays within so many bytes. */
 #define FILL_SYNC_EVERY (1 * MIB)
@@ -84,7 +85,7 @@ int log_file_activate(const struct log_files *files, const struct log_spare *spa
     if (result == 0) {
         result = storage->sync_dir(storage->context, files->dir);
     }
-    return result;
+    return result == 0 ? log_newest_store(files, number) : result;
 }
 
 void log_spare_name(uint32_t number, char name[LOG_SPARE_NAME]) {

@@ -2,7 +2,8 @@
  * that leaves a readable log wherever a crash stops it. Free of libuv and of any state.
  *
  *   NAME.tmp -> spare-N or next-N    prepared: the usual size, content of no meaning
- *   spare-N -> 16 digits.seg         in use: its header was synced before it got the name
+ *   spare-N -> 16 digits.seg         in use: its header was synced before it got the name; then
+ *                                    `newest` tells of it (raft/log_newest.h)
  *   16 digits.seg -> spare-N         recycled: the name is gone for good before the header changes
  */
 #ifndef RAFT_LOG_FILES_H
@@ -12,6 +13,11 @@
 #include <stdint.h>
 
 #include "raft/storage.h"
+
+/* What every message about a damaged log ends with. */
+#define LOG_REBUILD                                                                                \
+    "acknowledged data may be lost, so this node must not serve: rebuild it from its peers "       \
+    "(replace the node)"
 
 /* The directory and what its segments have in common. */
 struct log_files {
@@ -34,8 +40,9 @@ struct log_spare {
  * is left behind. The file handle, or -errno. */
 int log_file_prepare(const struct storage *storage, const char *dir, const char *name,
                      uint64_t size, bool fill);
-/* Turns a prepared file into segment `number`: its header is durable before its name is. 0 or
- * -errno; on failure the caller still owns the file. */
+/* Turns a prepared file into segment `number`: its header is durable before its name is, and its
+ * name before it is recorded as the newest. 0 or -errno; on failure the caller still owns the file.
+ */
 int log_file_activate(const struct log_files *files, const struct log_spare *spare, uint64_t number,
                       uint64_t base_sequence, uint64_t size);
 /* `out` has room for PATH_MAX bytes; false when the path is too long. */

@@ -9,10 +9,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
-
-#define REBUILD                                                                                    \
-    "acknowledged data may be lost, so this node must not serve: rebuild it from its peers "       \
-    "(replace the node)"
+#include "raft/log_newest.h"
 
 struct replay {
     struct log_index *index;
@@ -26,8 +23,8 @@ struct replay {
 
 static enum error_code replay_contradiction(const struct replay *replay, uint64_t offset,
                                             const char *what) {
-    return error_set(replay->error, ERROR_CORRUPT, "at offset %" PRIu64 ": %s; " REBUILD, offset,
-                     what);
+    return error_set(replay->error, ERROR_CORRUPT, "at offset %" PRIu64 ": %s; " LOG_REBUILD,
+                     offset, what);
 }
 
 static bool states_equal(const struct log_group_state *a, const struct log_group_state *b) {
@@ -260,7 +257,8 @@ static enum error_code check_header(const struct log_files *files, uint64_t numb
     }
     if (header->size > file_size || header->size < 2 * LOG_BLOCK || header->size % LOG_BLOCK != 0) {
         return error_set(error, ERROR_CORRUPT,
-                         "the file has %" PRIu64 " bytes, its header says %" PRIu64 "; " REBUILD,
+                         "the file has %" PRIu64 " bytes, its header says %" PRIu64
+                         "; " LOG_REBUILD,
                          file_size, header->size);
     }
     return ERROR_NONE;
@@ -274,6 +272,7 @@ struct recover {
     struct error *error;
     struct buffer bytes; /* of the segment at hand */
     struct log_replay_end end;
+    uint64_t recorded; /* as the newest segment */
 };
 
 static enum error_code read_segment(struct recover *recover, uint64_t number, const char *path,
@@ -313,7 +312,7 @@ static enum error_code read_segment(struct recover *recover, uint64_t number, co
         return error_set_errno(error, (int)-done, "cannot read");
     }
     if ((uint64_t)done != header->size) {
-        return error_set(error, ERROR_CORRUPT, "the file ends early; " REBUILD);
+        return error_set(error, ERROR_CORRUPT, "the file ends early; " LOG_REBUILD);
     }
     recover->bytes.size = (size_t)done;
     return ERROR_NONE;
@@ -330,7 +329,7 @@ static enum error_code check_continues(struct recover *recover,
     log_segment_name(header->number - 1, name);
     return error_set(recover->error, ERROR_CORRUPT,
                      "starts with batch %" PRIu64 ", but segment %s is damaged at offset %" PRIu64
-                     ", where batch %" PRIu64 " should be; " REBUILD,
+                     ", where batch %" PRIu64 " should be; " LOG_REBUILD,
                      header->base_sequence, name, before->offset, before->sequence);
 }
 
@@ -375,13 +374,13 @@ static enum error_code recover_tail(struct recover *recover) {
     if (remains.later) {
         return error_set(recover->error, ERROR_CORRUPT,
                          "log segment %s/%s is damaged at offset %" PRIu64 ": batch %" PRIu64
-                         " is not readable, but a later one at offset %" PRIu64 " is; " REBUILD,
+                         " is not readable, but a later one at offset %" PRIu64 " is; " LOG_REBUILD,
                          files->dir, name, end->offset, end->sequence, remains.later_offset);
     }
     if (recovery->n_segments == 1 && end->offset == LOG_BLOCK && end->sequence != 1) {
         return error_set(recover->error, ERROR_CORRUPT,
                          "log segment %s/%s should start with batch %" PRIu64
-                         " and the groups' states, but holds nothing; " REBUILD,
+                         " and the groups' states, but holds nothing; " LOG_REBUILD,
                          files->dir, name, end->sequence);
     }
     int result = 0;
@@ -394,6 +393,11 @@ static enum error_code recover_tail(struct recover *recover) {
     }
     if (result == 0) {
         result = storage->sync_dir(storage->context, files->dir);
+    }
+    if (result == 0) {
+        /* Only now, as its name is durable. */
+        result = recover->recorded == newest->number ? log_newest_sync(files)
+                                                     : log_newest_store(files, newest->number);
     }
     if (result != 0) {
         return error_set_errno(recover->error, -result, "cannot repair the tail of %s/%s",
@@ -416,11 +420,23 @@ static enum error_code check_complete(const struct recover *recover) {
         if (missing != 0) {
             return error_set(recover->error, ERROR_CORRUPT,
                              "entry %" PRIu64 " of group %u is in none of the log segments in %s, "
-                             "the oldest of which may have been removed; " REBUILD,
+                             "the oldest of which may have been removed; " LOG_REBUILD,
                              missing, g, recover->files->dir);
         }
     }
     return ERROR_NONE;
+}
+
+static enum error_code check_newest(const struct recover *recover, const struct listing *listing) {
+    unsigned n = listing->n_numbers;
+    if ((n > 0 ? listing->numbers[n - 1] : 0) >= recover->recorded) {
+        return ERROR_NONE;
+    }
+    char name[LOG_SEGMENT_NAME];
+    log_segment_name(recover->recorded, name);
+    return error_set(recover->error, ERROR_CORRUPT,
+                     "log segment %s/%s is missing, and it was the newest one; " LOG_REBUILD,
+                     recover->files->dir, name);
 }
 
 static enum error_code recover_existing(struct recover *recover, const struct listing *listing) {
@@ -436,7 +452,7 @@ static enum error_code recover_existing(struct recover *recover, const struct li
             char name[LOG_SEGMENT_NAME];
             log_segment_name(numbers[0] + k, name);
             return error_set(recover->error, ERROR_CORRUPT,
-                             "log segment %s/%s is missing, later ones are there; " REBUILD,
+                             "log segment %s/%s is missing, later ones are there; " LOG_REBUILD,
                              recover->files->dir, name);
         }
         enum error_code code = recover_segment(recover, numbers[k], k == 0);
@@ -498,19 +514,27 @@ static enum error_code recover_directory(struct recover *recover, bool must_exis
     if (result != 0) {
         return error_set_errno(recover->error, -result, "cannot open log directory %s", files->dir);
     }
+    if (listing->n_numbers > 0) {
+        qsort(listing->numbers, listing->n_numbers, sizeof *listing->numbers, compare_numbers);
+    }
     if (listing->n_numbers == 0 && must_exist) {
         return error_set(recover->error, ERROR_CORRUPT,
-                         "log directory %s holds no log, but this node has had one; " REBUILD,
+                         "log directory %s holds no log, but this node has had one; " LOG_REBUILD,
                          files->dir);
     }
-    enum error_code code = recover_spares(files, listing, recover->recovery, recover->error);
+    enum error_code code = log_newest_load(files, must_exist, &recover->recorded, recover->error);
+    if (code == ERROR_NONE) {
+        code = check_newest(recover, listing);
+    }
+    if (code == ERROR_NONE) {
+        code = recover_spares(files, listing, recover->recovery, recover->error);
+    }
     if (code != ERROR_NONE) {
         return code;
     }
     if (listing->n_numbers == 0) {
         return create_log(recover);
     }
-    qsort(listing->numbers, listing->n_numbers, sizeof *listing->numbers, compare_numbers);
     return recover_existing(recover, listing);
 }
 

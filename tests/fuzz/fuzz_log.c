@@ -1,10 +1,12 @@
-/* Replays a segment made of the input: record by record with fitting checksums, so that the input
- * reaches what lies behind them, and then once more with bytes of the input in their place.
+/* Decodes the input as a segment's header and as a slot of `newest`, and replays a segment made of
+ * it: record by record with fitting checksums, so that the input reaches what lies behind them, and
+ * then once more with bytes of the input in their place.
  *
  * Input: u8 flags; records of 1 + 1 + 1 + 1 + 1 + 2 + 2 bytes: type and last bit, kind, group,
  * sequence step, term, index, payload size; what does not make a full record any more is written
  * over the segment. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/assert.h"
 #include "base/bytes.h"
@@ -12,6 +14,7 @@
 #include "base/mem.h"
 #include "raft/log_format.h"
 #include "raft/log_index.h"
+#include "raft/log_newest.h"
 #include "raft/log_recover.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -87,6 +90,12 @@ static void replay(bool oldest) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct log_segment_header header;
     log_segment_header_decode(slice_make(data, size), &header, NULL);
+    struct log_newest newest;
+    if (log_newest_decode(slice_make(data, size), &newest, NULL) == ERROR_NONE) {
+        uint8_t again[LOG_NEWEST_SLOT];
+        log_newest_encode(&newest, again);
+        ASSERT(memcmp(again, data, sizeof again) == 0);
+    }
 
     struct reader in = reader_make(slice_make(data, size));
     bool oldest = (reader_u8(&in) & 1) != 0;

@@ -110,11 +110,26 @@ class DamagedLogTest(ClusterTest):
         node.kill()
         segments = [path for path in node.segments() if disk.records(path)]
         self.assertGreater(len(segments), 2)
-        os.unlink(segments[1])
-        node.start()
-        self.assertNotEqual(node.wait_exit(), 0)
-        self.assertIn(os.path.basename(segments[1]), node.log())
+        newest = os.path.join(os.path.dirname(segments[0]), "newest")
+        # One in the middle; the newest one, which no other segment would miss; and the file that does.
+        for path, text in [
+            (segments[1], os.path.basename(segments[1])),
+            (segments[-1], os.path.basename(segments[-1])),
+            (newest, "log/newest"),
+        ]:
+            with self.subTest(lost=os.path.basename(path)):
+                with open(path, "rb") as file:
+                    content = file.read()
+                os.unlink(path)
+                node.start()
+                self.assertNotEqual(node.wait_exit(), 0)
+                self.assertIn(text, node.log())
+                self.assertIn("replace the node", node.log())
+                with open(path, "wb") as file:
+                    file.write(content)
         self.assertEqual(load.lost(cluster.running()[0]), [])
+        node.start()
+        cluster.wait_ready()
 
     def test_damaged_database_is_refused(self):
         cluster, load = self._cluster_with_load()

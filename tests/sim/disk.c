@@ -471,22 +471,20 @@ bool disk_flip_bit(struct disk *disk, const char *word, char *path, uint64_t *of
     return true;
 }
 
-static bool has_later(const struct disk *disk, const char *word, const char *path) {
-    for (size_t i = 0; i < disk->names.n; i++) {
-        const char *other = disk->names.items[i].path;
-        if (strstr(other, word) != NULL && strcmp(other, path) > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-bool disk_lose_file(struct disk *disk, const char *word, bool not_the_last, char *path) {
+bool disk_lose_file(struct disk *disk, const char *word, char *path, bool *is_oldest) {
     struct disk_name *name = some_file(disk, word);
-    if (name == NULL || (not_the_last && !has_later(disk, word, name->path))) {
+    if (name == NULL) {
         return false;
     }
     snprintf(path, DISK_PATH, "%s", name->path);
+    unsigned earlier = 0;
+    unsigned later = 0;
+    for (size_t i = 0; i < disk->names.n; i++) {
+        const char *other = disk->names.items[i].path;
+        earlier += strstr(other, word) != NULL && strcmp(other, path) < 0 ? 1 : 0;
+        later += strstr(other, word) != NULL && strcmp(other, path) > 0 ? 1 : 0;
+    }
+    *is_oldest = earlier == 0 && later > 0;
     names_remove(disk, &disk->durable, path);
     names_remove(disk, &disk->names, path);
     return true;

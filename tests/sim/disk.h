@@ -97,7 +97,7 @@ void disk_lose_power(struct disk *disk);
 void disk_wipe(struct disk *disk);
 /* Flips one bit of a file whose name contains `word`; false when there is none that has bytes. */
 bool disk_flip_bit(struct disk *disk, const char *word, char *path, uint64_t *offset);
-/* Removes such a file; `not_the_last`: only one that others follow by name. */
-bool disk_lose_file(struct disk *disk, const char *word, bool not_the_last, char *path);
+/* Removes such a file. *is_oldest tells that it was the first by name of several. */
+bool disk_lose_file(struct disk *disk, const char *word, char *path, bool *is_oldest);
 
 #endif

@@ -23,6 +23,7 @@ static uint64_t epoch; /* of network and disk faults: an older one's end means n
 /* A node whose files are gone or damaged. */
 static unsigned replaced; /* 0: none */
 static bool replaced_is_blank;
+static bool must_be_noticed; /* the damage: every start from now on must refuse */
 static uint64_t replace_again_at;
 
 static const char *const fault_names[] = {
@@ -260,17 +261,19 @@ static void wipe(struct node *node) {
 static void damage(struct node *node, enum fault fault) {
     char path[DISK_PATH];
     uint64_t offset = 0;
-    static const char *const flip_words[] = {".seg",      ".seg",  ".seg",
-                                             "/identity", "/boot", "/peers"};
-    static const char *const lose_words[] = {".seg", "/identity"};
-    /* The loss of the newest segment of the log cannot be noticed: docs/simulation.md. */
-    unsigned word = (unsigned)kernel_random(2);
-    bool done = fault == FAULT_BIT_FLIP
-                    ? disk_flip_bit(node->host->disk, flip_words[kernel_random(6)], path, &offset)
-                    : disk_lose_file(node->host->disk, lose_words[word], word == 0, path);
+    static const char *const flip_words[] = {".seg",      ".seg",  ".seg",   ".seg",
+                                             "/identity", "/boot", "/peers", "/newest"};
+    static const char *const lose_words[] = {".seg", ".seg", "/identity", "/newest"};
+    bool is_oldest = false;
+    bool done =
+        fault == FAULT_BIT_FLIP
+            ? disk_flip_bit(node->host->disk, flip_words[kernel_random(8)], path, &offset)
+            : disk_lose_file(node->host->disk, lose_words[kernel_random(4)], path, &is_oldest);
     if (!done) {
         return;
     }
+    /* The oldest segment may hold nothing any more that is needed. */
+    must_be_noticed = fault == FAULT_LOST_FILE && !is_oldest;
     sim_log("n%u %s: %s at %llu", node->id, fault_names[fault], path, (unsigned long long)offset);
     cover(fault == FAULT_BIT_FLIP ? "flipped bits" : "lost files");
     node->damaged = true;
@@ -314,6 +317,9 @@ static void watch_replacement(void) {
         if (node->refused && node->state == NODE_DOWN) {
             wipe(node);
         } else if (node->server != NULL && node->server->started) {
+            if (must_be_noticed) {
+                sim_fail("UNNOTICED node %u starts although a file of it was lost", node->id);
+            }
             /* The damage was where nothing needed it. */
             cover("damage that did no harm");
             node->damaged = false;

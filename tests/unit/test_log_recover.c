@@ -9,11 +9,13 @@
 
 #include <cmocka.h>
 
+#include "base/crc32c.h"
 #include "base/limits.h"
 #include "memory_storage.h"
 #include "raft/log_files.h"
 #include "raft/log_format.h"
 #include "raft/log_index.h"
+#include "raft/log_newest.h"
 #include "raft/log_read.h"
 #include "raft/log_recover.h"
 #include "raft/log_writer.h"
@@ -55,6 +57,8 @@ struct world {
     bool uniform;      /* entries of one size */
     int old_files[64]; /* of segments that were left behind */
     unsigned n_old_files;
+    bool had_log;      /* it was opened once */
+    uint32_t promised; /* newest segment with something that was acknowledged */
 };
 
 static size_t slot(uint64_t index) {
@@ -153,15 +157,18 @@ static void host_completed(void *context, struct log_op_list *ops) {
         }
         log_op_free(op);
     }
+    w->promised = w->disk->crashed ? w->promised : log_index_segment_newest(w->index);
     log_index_evict(w->index);
 }
 
 static enum error_code world_open(struct world *w, struct error *error) {
     w->index = log_index_new(GROUPS, 0);
-    enum error_code code = log_recover(&w->files, false, w->index, &w->recovery, error);
+    enum error_code code = log_recover(&w->files, w->had_log, w->index, &w->recovery, error);
     if (code != ERROR_NONE) {
         log_index_free(w->index);
         w->index = NULL;
+    } else if (!w->disk->crashed) {
+        w->had_log = true;
     }
     return code;
 }
@@ -437,6 +444,33 @@ static void crash(struct world *w) {
     }
 }
 
+/* Takes the names of segment `number` and of the later ones away. */
+static void lose_segments_from(struct world *w, uint32_t number) {
+    for (unsigned k = 0; k < w->disk->now.n; k++) {
+        struct memory_name *name = &w->disk->now.names[k];
+        uint64_t of = 0;
+        if (name->file >= 0 && log_segment_name_parse(name->name + strlen("log/"), &of) &&
+            of >= number) {
+            name->file = -1;
+        }
+    }
+}
+
+/* Whenever it crashed: the loss of the newest segment with something acknowledged is noticed. */
+static void expect_loss_is_noticed(struct world *w, uint64_t seed) {
+    struct error error;
+    if (w->promised == 0) {
+        return;
+    }
+    struct memory_names before = w->disk->now;
+    lose_segments_from(w, w->promised);
+    if (world_open(w, &error) != ERROR_CORRUPT) {
+        fail_msg("seed %" PRIu64 ": the loss of segment %" PRIu32 " is not noticed", seed,
+                 w->promised);
+    }
+    w->disk->now = before;
+}
+
 static void run_crashes(uint64_t seed) {
     struct world *w = world_new(seed);
     w->uniform = seed % 3 == 0;
@@ -465,6 +499,7 @@ static void run_crashes(uint64_t seed) {
         work_until_crash(w);
         world_drop(w);
         crash(w);
+        expect_loss_is_noticed(w, seed);
     }
     world_free(w);
 }
@@ -622,7 +657,7 @@ static void test_damage_in_an_older_segment(void **state) {
 static void test_missing_segments(void **state) {
     (void)state;
     struct error error;
-    for (uint32_t missing = 1; missing <= 2; missing++) {
+    for (uint32_t missing = 1; missing <= 3; missing++) {
         struct world *w = opened_world();
         while (log_index_segment_newest(w->index) < 3) {
             append_batch(w, 0, 3, 3000);
@@ -637,6 +672,92 @@ static void test_missing_segments(void **state) {
         assert_non_null(strstr(error.message, missing == 1 ? "entry 1 of group 0" : name));
         world_free(w);
     }
+}
+
+static uint8_t *newest_slot(struct world *w, unsigned slot) {
+    return &w->disk->files[memory_find(&w->disk->now, "log/newest")].now[slot * LOG_BLOCK];
+}
+
+/* Without the record of the newest segment nobody can tell whether one is missing. */
+static void test_missing_record_of_the_newest_segment(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    while (log_index_segment_newest(w->index) < 3) {
+        append_batch(w, 0, 3, 3000);
+    }
+    stop(w);
+    int file = memory_find(&w->disk->now, "log/newest");
+    memory_bind(&w->disk->now, "log/newest", -1);
+    assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+    assert_non_null(strstr(error.message, "log/newest"));
+    assert_non_null(strstr(error.message, "missing"));
+    assert_non_null(strstr(error.message, "replace the node"));
+    /* A first start that did not come to its end has promised nothing. */
+    w->had_log = false;
+    assert_int_equal(world_open(w, &error), ERROR_NONE);
+    assert_true(memory_find(&w->disk->now, "log/newest") >= 0);
+    assert_int_equal(log_index_state(w->index, 0).last, w->next_serial);
+    stop(w);
+    memory_bind(&w->disk->now, "log/newest", file);
+    assert_int_equal(world_open(w, &error), ERROR_NONE);
+    world_free(w);
+}
+
+/* One torn slot is what a crash leaves behind; two are damage. */
+static void test_damaged_record_of_the_newest_segment(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    while (log_index_segment_newest(w->index) < 4) {
+        append_batch(w, 0, 3, 3000);
+    }
+    stop(w);
+    for (size_t at = 0; at < LOG_NEWEST_SLOT; at++) {
+        newest_slot(w, 0)[at] ^= 0x10; /* segment 4 */
+        assert_int_equal(world_open(w, &error), ERROR_NONE);
+        stop(w);
+        /* It is whole again, and alone tells what is missing. */
+        newest_slot(w, 1)[at] ^= 0x10;
+        struct memory_names before = w->disk->now;
+        lose_segments_from(w, 4);
+        assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+        assert_non_null(strstr(error.message, "0000000000000004.seg is missing"));
+        w->disk->now = before;
+        assert_int_equal(world_open(w, &error), ERROR_NONE);
+        stop(w);
+        newest_slot(w, 1)[at] ^= 0x10;
+    }
+    newest_slot(w, 0)[LOG_NEWEST_SLOT - 1] ^= 1;
+    newest_slot(w, 1)[0] ^= 1;
+    assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+    assert_non_null(strstr(error.message, "damaged"));
+    newest_slot(w, 0)[LOG_NEWEST_SLOT - 1] ^= 1;
+    newest_slot(w, 1)[0] ^= 1;
+
+    struct log_newest other = {.number = 4, .identity = w->files.identity + 1};
+    log_newest_encode(&other, newest_slot(w, 0));
+    assert_int_equal(world_open(w, &error), ERROR_MISMATCH);
+
+    uint8_t *slot = newest_slot(w, 0);
+    bytes_put_u32(slot + 8, 2);
+    bytes_put_u32(slot + 28, crc32c(0, slot, 28));
+    assert_int_equal(world_open(w, &error), ERROR_VERSION);
+    world_free(w);
+}
+
+static void test_all_segments_missing(void **state) {
+    (void)state;
+    struct error error;
+    struct world *w = opened_world();
+    append_batch(w, 0, 3, 100);
+    stop(w);
+    lose_segments_from(w, 1);
+    for (unsigned k = 0; k < 2; k++) {
+        assert_int_equal(world_open(w, &error), ERROR_CORRUPT);
+        w->had_log = false; /* the boot counter was lost as well */
+    }
+    world_free(w);
 }
 
 /* What is left of a torn batch must not complete a later batch that is torn in the same place. */
@@ -758,6 +879,9 @@ int main(void) {
         cmocka_unit_test(test_damage_of_the_last_batch),
         cmocka_unit_test(test_damage_in_an_older_segment),
         cmocka_unit_test(test_missing_segments),
+        cmocka_unit_test(test_missing_record_of_the_newest_segment),
+        cmocka_unit_test(test_damaged_record_of_the_newest_segment),
+        cmocka_unit_test(test_all_segments_missing),
         cmocka_unit_test(test_torn_tail_is_wiped),
         cmocka_unit_test(test_recycled_segment_brings_nothing_back),
         cmocka_unit_test(test_each_failing_call),
