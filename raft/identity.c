@@ -144,6 +144,25 @@ static enum error_code lock_refused(int file, const char *dir, struct error *err
                      dir, pid);
 }
 
+/* For whoever is refused later: who holds the lock. */
+static enum error_code write_pid(int file, const char *path, struct error *error) {
+    char text[32];
+    int size = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(file, 0) != 0) {
+        return error_set_errno(error, errno, "cannot empty %s", path);
+    }
+    ssize_t written = pwrite(file, text, (size_t)size, 0);
+    if (written < 0) {
+        return error_set_errno(error, errno, "cannot write %s", path);
+    }
+    /* Only part of it: a limit was met on the way, and errno says nothing. */
+    return written == size ? ERROR_NONE
+                           : error_set(error, ERROR_IO,
+                                       "cannot write %s: only %zd of %d bytes were taken: is the "
+                                       "disk full, or a quota or limit of file sizes reached?",
+                                       path, written, size);
+}
+
 enum error_code identity_lock(const char *dir, int *fd, struct error *error) {
     char path[PATH_MAX];
     *fd = -1;
@@ -168,10 +187,8 @@ enum error_code identity_lock(const char *dir, int *fd, struct error *error) {
         close(file);
         return code;
     }
-    char text[32];
-    int size = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-    if (ftruncate(file, 0) != 0 || pwrite(file, text, (size_t)size, 0) != size) {
-        code = error_set_errno(error, errno, "cannot write %s", path);
+    code = write_pid(file, path, error);
+    if (code != ERROR_NONE) {
         close(file);
         return code;
     }

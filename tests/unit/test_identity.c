@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -5,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -179,6 +181,24 @@ static void test_lock(void **state) {
     close(fd);
 }
 
+/* Only a part of the process's number fits: said as it is, without an errno that nothing set. */
+static void test_lock_file_cut_short(void **state) {
+    struct fixture *f = *state;
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    struct rlimit tight = {.rlim_cur = 1, .rlim_max = before.rlim_max};
+    int fd;
+    errno = 0;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    enum error_code code = identity_lock(f->dir, &fd, &f->error);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(code, ERROR_IO);
+    assert_int_equal(fd, -1);
+    assert_non_null(strstr(f->error.message, "/data/lock: only 1 of "));
+    assert_int_equal(identity_lock(f->dir, &fd, &f->error), ERROR_NONE);
+    close(fd);
+}
+
 static void test_peers_are_remembered(void **state) {
     struct fixture *f = *state;
     struct identity identity;
@@ -256,6 +276,7 @@ int main(void) {
         TEST(test_data_without_identity),
         TEST(test_boot_counts),
         TEST(test_lock),
+        TEST(test_lock_file_cut_short),
         TEST(test_peers_are_remembered),
         TEST(test_damaged_peers_are_refused),
         TEST(test_failed_replacement_changes_nothing),
