@@ -5,13 +5,16 @@
     tests/integration/run.py failover expiry  only those whose name contains one of the words
     tests/integration/run.py --list           their names
 
+Tests run side by side, each in a process of its own; those marked @alone run at the end, one by one.
 docs/testing.md tells what each file covers.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import unittest
 
@@ -19,76 +22,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 from harness.cluster import Options  # noqa: E402
+from harness.parallel import Runner  # noqa: E402
 
+# A test that takes longer hangs. The limits are no figures to meet.
+LIMIT_S = 900
+LIMIT_SANITIZER_S = 1800
+LIMIT_BIG_S = 3600
 
-class Result(unittest.TestResult):
-    """One line per test as it ends, with its time. A test that runs several, as those of the Node.js
-    clients do, says how many in its attribute `counts`: (passed, failed)."""
-
-    def __init__(self):
-        super().__init__()
-        self.n_passed = 0
-
-    def startTest(self, test):
-        super().startTest(test)
-        self.started = time.monotonic()
-        self.failed_before = len(self.failures) + len(self.errors)
-        print(f"{name_of(test)} ...", flush=True)
-
-    def _line(self, verdict):
-        print(f"    {verdict} ({time.monotonic() - self.started:.1f} s)", flush=True)
-
-    def stopTest(self, test):
-        super().stopTest(test)
-        if len(self.failures) + len(self.errors) > self.failed_before:
-            self.n_passed += getattr(test, "counts", (0, 1))[0]
-            self._line("FAILED")
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self.n_passed += getattr(test, "counts", (1, 0))[0]
-        self._line("ok")
-
-    def addSkip(self, test, reason):
-        super().addSkip(test, reason)
-        print(f"    SKIPPED {name_of(test)}: {reason}", flush=True)
-
-    def addFailure(self, test, err):
-        super().addFailure(test, err)
-        print(self.failures[-1][1], flush=True)
-
-    def addError(self, test, err):
-        super().addError(test, err)
-        print(self.errors[-1][1], flush=True)
-
-    def addSubTest(self, test, subtest, err):
-        super().addSubTest(test, subtest, err)
-        if err is not None:
-            print(f"    in {subtest}:\n{(self.failures + self.errors)[-1][1]}", flush=True)
-
-    def n_failed(self):
-        """Tests that failed; one that failed in several places counts once."""
-        failed = [getattr(test, "test_case", test) for test, _ in self.failures + self.errors]
-        counts = {id(test): getattr(test, "counts", (0, 1))[1] for test in failed}
-        return sum(max(1, count) for count in counts.values())
-
-
-def name_of(test):
-    test = getattr(test, "test_case", test)
-    return test.id()
-
-
-class Interruption:
-    """SIGTERM and ^C end the running test, so that it cleans up, and then the run."""
-
-    def __init__(self):
-        self.happened = False
-        signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGINT, self._end)
-
-    def _end(self, *_):
-        self.happened = True
-        sys.exit(1)
+TOLD_S = 10  # what takes longer is told at the end
 
 
 def flatten(suite):
@@ -120,6 +61,26 @@ def choose(tests, options):
             yield test
 
 
+def in_order(tests):
+    """(those that run side by side, the longest first; those that run alone)."""
+    alone = [test for test in tests if is_marked(test, "alone") or is_marked(test, "big")]
+    side_by_side = [test for test in tests if test not in alone]
+    side_by_side.sort(key=lambda test: not is_marked(test, "long"))
+    return side_by_side, alone
+
+
+def limit_s(test):
+    if is_marked(test, "big"):
+        return LIMIT_BIG_S
+    return LIMIT_SANITIZER_S if Options.sanitizer() else LIMIT_S
+
+
+def default_jobs():
+    """Tests of the release build wait more than they compute."""
+    cores = len(os.sched_getaffinity(0))
+    return min(8, cores if Options.sanitizer() else cores * 3 // 2)
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="run only tests whose name contains one of these")
@@ -131,8 +92,36 @@ def parse_arguments():
     parser.add_argument("--keep", action="store_true", help="keep data and logs of the clusters")
     parser.add_argument("--directory", help="where clusters live (default: the temporary directory)")
     parser.add_argument("--counts", help='file to write "PASSED FAILED" to')
+    parser.add_argument("--jobs", type=int, help="tests at a time (default: from the cores)")
     parser.add_argument("--list", action="store_true", help="only print the names")
     return parser.parse_args()
+
+
+def tell_end(runner, jobs):
+    """The last lines: whatever shows only the end of the output shows what failed."""
+    passed = sum(outcome.passed for outcome in runner.outcomes)
+    failed = sum(outcome.failed for outcome in runner.outcomes)
+    skipped = sum(outcome.skipped for outcome in runner.outcomes)
+    seconds = time.monotonic() - runner.started
+    cpu_s = sum(outcome.cpu_s for outcome in runner.outcomes)
+    longest = sorted(runner.outcomes, key=lambda outcome: -outcome.seconds)[:15]
+    longest = [outcome for outcome in longest if outcome.seconds > TOLD_S]
+    if longest:
+        print("\nLongest:")
+        for outcome in longest:
+            print(f"    {outcome.seconds:6.1f} s  {outcome.name} ({outcome.cpu_s:.1f} s of CPU)")
+    if failed:
+        print("\nFailed:")
+        for outcome in runner.outcomes:
+            if outcome.failed:
+                print(f"    {outcome.name}\n        {outcome.reason()}")
+    if runner.interrupted:
+        print("\ninterrupted")
+    print(
+        f"\n{passed} passed, {failed} failed, {skipped} skipped, {seconds:.0f} s, "
+        f"{cpu_s:.0f} s of CPU, {jobs} at a time"
+    )
+    return passed, failed
 
 
 def main():
@@ -141,7 +130,6 @@ def main():
     Options.directory = options.directory
     Options.keep = options.keep
     Options.big = options.big
-    interruption = Interruption()
 
     pattern = "selftest_*.py" if options.self_test else "test_*.py"
     suite = unittest.TestLoader().discover(HERE, pattern=pattern, top_level_dir=HERE)
@@ -155,23 +143,26 @@ def main():
     if not options.self_test and not os.access(Options.binary, os.X_OK):
         print(f"{Options.binary} is not there: run scripts/build")
         return 1
+    jobs = min(options.jobs or default_jobs(), len(tests))
+    if jobs < 1:
+        print("--jobs takes a number from 1")
+        return 1
 
-    started = time.monotonic()
-    result = Result()
-    result.startTestRun()
-    for test in tests:
-        test.run(result)
-        if interruption.happened:
-            print("interrupted")
-            break
-    print(
-        f"\n{result.n_passed} passed, {result.n_failed()} failed, {len(result.skipped)} skipped, "
-        f"{time.monotonic() - started:.0f} s"
-    )
+    runner = Runner(len(tests), limit_s)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: runner.interrupt())
+    Options.run_directory = tempfile.mkdtemp(prefix="ikv-run-")
+    try:
+        side_by_side, alone = in_order(tests)
+        runner.run(side_by_side, jobs)
+        runner.run(alone, 1)
+    finally:
+        shutil.rmtree(Options.run_directory, ignore_errors=True)
+    passed, failed = tell_end(runner, jobs)
     if options.counts:
         with open(options.counts, "w", encoding="ascii") as file:
-            print(result.n_passed, result.n_failed(), file=file)
-    return 0 if result.n_failed() == 0 and not interruption.happened else 1
+            print(passed, failed, file=file)
+    return 0 if failed == 0 and not runner.interrupted else 1
 
 
 if __name__ == "__main__":

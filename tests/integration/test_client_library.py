@@ -7,7 +7,7 @@ import tempfile
 import time
 import urllib.request
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, long, quick, sanitizer
 from harness.cluster import REPORTS, ROOT, Options
 from harness.wait import wait_for
 
@@ -142,6 +142,7 @@ class ClientLibraryTest(ClusterTest):
         self.assertGreater(int(counts[1]), 0)
         self.assertEqual((counts[2], counts[3]), ("0", "0"), output[-4000:])
 
+    @long
     @sanitizer
     def test_counters_are_exact_when_leaders_are_killed(self):
         kills = 2 if Options.sanitizer() else 6
@@ -157,6 +158,7 @@ class ClientLibraryTest(ClusterTest):
 
         self._load_with(kill, seconds=kills * 4)
 
+    @long
     def test_counters_are_exact_when_leaders_are_paused(self):
         def pause(cluster, load):
             for _ in range(3):
@@ -169,6 +171,7 @@ class ClientLibraryTest(ClusterTest):
 
         self._load_with(pause, seconds=18)
 
+    @long
     def test_counters_are_exact_through_a_rolling_restart(self):
         def restart(cluster, load):
             for node in cluster.nodes:

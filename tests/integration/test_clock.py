@@ -4,7 +4,7 @@ none goes early, and time that passed while all nodes were down has passed."""
 import threading
 import time
 
-from harness.case import ClusterTest
+from harness.case import ClusterTest, alone, long
 from harness.cluster import Options
 from harness.lifetimes import Lifetimes
 from harness.resp import Client, ConnectionLost, ReplyError, project_in_shard
@@ -74,6 +74,7 @@ class ClockTest(ClusterTest):
         self.assertLessEqual(lifetimes.largest_early_s(), EARLY_S)
         return p99
 
+    @alone
     def test_keys_go_in_time_whatever_the_walls_say(self):
         """A healthy cluster, walls an hour apart and stepped while it runs: nobody changes the lead,
         and keys go when they should."""
@@ -89,6 +90,7 @@ class ClockTest(ClusterTest):
         lasting.check(self)
         self.assertLess(self.judge(lifetimes, "healthy, walls stepped"), LATE_P99_MS)
 
+    @long
     def test_leader_changes_while_walls_step(self):
         """kill -9 and SIGTERM of the leader, with a step of an hour on it or on the others right before
         or right after."""

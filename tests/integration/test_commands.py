@@ -4,6 +4,7 @@ import subprocess
 
 from harness.case import ClusterTest, quick, sanitizer
 from harness.cluster import Options
+from harness.redis_cli import SecondsLeft, check_redis_cli
 from harness.resp import ReplyError, Status
 
 
@@ -13,12 +14,6 @@ class CommandTest(ClusterTest):
     def test_redis_cli_on_every_node(self):
         """The five operations and their neighbours as a user types them, in RESP2 and RESP3."""
         cluster = self.start_cluster()
-        for protocol in ("-2", "-3"):
-            for node in cluster.nodes:
-                with self.subTest(node=node.id, protocol=protocol):
-                    self._check_redis_cli(node, protocol)
-
-    def _check_redis_cli(self, node, protocol):
         conversation = [
             (("PING",), "PONG"),
             (("PING", "hey"), '"hey"'),
@@ -33,9 +28,9 @@ class CommandTest(ClusterTest):
             (("TTL", "missing"), "(integer) -2"),
             (("PTTL", "missing"), "(integer) -2"),
             (("SET", "t", "x", "EX", "100"), "OK"),
-            (("TTL", "t"), "(integer) 100"),
+            (("TTL", "t"), SecondsLeft(100)),
             (("SET", "t", "y", "KEEPTTL"), "OK"),
-            (("TTL", "t"), "(integer) 100"),
+            (("TTL", "t"), SecondsLeft(100)),
             (("SET", "t", "z"), "OK"),
             (("TTL", "t"), "(integer) -1"),
             (("DBSIZE",), "(integer) 2"),
@@ -46,9 +41,7 @@ class CommandTest(ClusterTest):
             (("DBSIZE",), "(integer) 0"),
             (("SELECT", "0"), "OK"),
         ]
-        for command, expected in conversation:
-            answer = node.cli(*command, options=(protocol, "--no-raw"))
-            self.assertEqual(answer, expected, f"{command} on {node}")
+        check_redis_cli(self, cluster, conversation)
 
     def test_interactive_session(self):
         """redis-cli fed from a pipe keeps one connection; AUTH changes the project midway."""
@@ -90,7 +83,7 @@ class CommandTest(ClusterTest):
         self.assertEqual(client.call("GET", "k"), b"v1")
         self.assertEqual(client.call("SET", "k", "v3", "GET"), b"v1")
         self.assertEqual(client.call("set", "k", "v4", "px", "60000"), "OK")
-        self.assertTrue(59000 <= client.call("PTTL", "k") <= 60000)
+        self.assertTrue(40000 <= client.call("PTTL", "k") <= 60000)
         self.assertEqual(client.call("SET", "k", "v5", "EXAT", "4102444800"), "OK")
         self.assertGreater(client.call("TTL", "k"), 1000000)
         self.assertEqual(client.call("SET", "k", "v6", "PXAT", "4102444800000"), "OK")

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, alone, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import ReplyError
 from harness.wait import wait_for
@@ -142,6 +142,7 @@ class ConsistencyTest(ClusterTest):
             leader.start()
             cluster.wait_ready()
 
+    @alone
     @quick
     def test_latency(self):
         """Writes through one node, reads through another; the heartbeat is 50 ms."""

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, alone, quick, sanitizer
 from harness.cluster import Options
 from harness.load import Load
 from harness.resp import project_in_shard, shard_of
@@ -24,6 +24,7 @@ class FailoverTest(ClusterTest):
     def test_kill_leader_once(self):
         self._kill_leaders(kills=1)
 
+    @alone
     def test_kill_leader_twenty_times(self):
         pauses = self._kill_leaders(kills=20)
         late = [pause for pause in pauses if pause >= RECOVERY_TARGET_S]

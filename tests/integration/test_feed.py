@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, long, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import Client, ConnectionLost, ReplyError
 from harness.wait import wait_for
@@ -349,6 +349,7 @@ class FeedTest(ClusterTest):
         oldest = self._gone(one, oldest)
         self.assertGreater(oldest, start)
 
+    @long
     @sanitizer
     def test_a_snapshot_is_a_gap(self):
         """A node that got a snapshot: its watch ends in words, its subscribers go on."""

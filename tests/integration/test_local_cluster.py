@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 
-from harness.case import ClusterTest, quick
+from harness.case import ClusterTest, long, quick
 from harness.cluster import ROOT, Options, free_port
 from harness.resp import Client
 from harness.wait import wait_for
@@ -106,6 +106,7 @@ class LocalClusterTest(ClusterTest):
         self.assertNotEqual(self._pid(1), bystander.pid)
         self.assertIsNone(bystander.poll())
 
+    @long
     def test_down_kills_what_does_not_stop(self):
         self._up()
         os.kill(self._pid(2), signal.SIGSTOP)

@@ -8,27 +8,30 @@ import shutil
 import subprocess
 import tempfile
 
-from harness.case import ClusterTest, big
+from harness.case import ClusterTest, big, long
 from harness.cluster import ROOT, Cluster
 from harness.nodejs import NodeTest, Package
+from harness.once_per_run import once_per_run
 
 DIRECTORY = os.path.join(ROOT, "client/nodejs")
 TESTS = os.path.join(DIRECTORY, "test")
 PACKAGE = Package(DIRECTORY, node_minimum=20)
+LONG = {"bad-input", "soak", "worker"}
 HEADERS = os.path.join(DIRECTORY, "node_modules/node-api-headers/include")
-
-_built = {}
 
 
 def build(*options):
     """The addon, built once in a run, with N-API's headers from npm: every Node.js has the same."""
-    PACKAGE.install()
-    if options not in _built:
+
+    def run():
         result = PACKAGE.run_tool(
             "node", "scripts/build.js", *options, timeout_s=300, environment={"NODE_INCLUDE_DIR": HEADERS}
         )
-        _built[options] = result.stdout + result.stderr if result.returncode != 0 else ""
-    assert not _built[options], f"the addon could not be built:\n{_built[options]}"
+        return result.stdout + result.stderr if result.returncode != 0 else ""
+
+    PACKAGE.install()
+    error = once_per_run(f"addon{''.join(options)}", run)
+    assert not error, f"the addon could not be built:\n{error}"
 
 
 def sanitizer_environment():
@@ -55,6 +58,7 @@ class NodePackage(ClusterTest):
         )
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
+    @long
     def test_packed_and_installed_elsewhere(self):
         """The tarball is complete: npm builds it from its own sources, and it works as CommonJS and as
         ES module, also in a second environment, a worker."""
@@ -120,13 +124,15 @@ def add_tests():
         if not match:
             continue
         title = match[1].replace("-", "_")
-        setattr(NodeClient, f"test_{title}", lambda self, name=name: self.run_test_file(name))
+        variants = {title: False}
         if name.endswith(".test.mjs"):
-            setattr(
-                NodeClient,
-                f"test_{title}_sanitized",
-                lambda self, name=name: self.run_test_file(name, sanitize=True),
-            )
+            variants[f"{title}_sanitized"] = True
+        for variant, sanitize in variants.items():
+
+            def run(self, name=name, sanitize=sanitize):
+                self.run_test_file(name, sanitize)
+
+            setattr(NodeClient, f"test_{variant}", long(run) if match[1] in LONG else run)
 
 
 add_tests()

@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 
-from harness.case import ClusterTest, big, quick, sanitizer
+from harness.case import ClusterTest, alone, big, quick, sanitizer
 from harness.cluster import Options, Stopwatch
 from harness.resp import Client, ConnectionLost, ReplyError, project_in_shard, shard_of
 from harness.wait import wait_for
@@ -425,6 +425,7 @@ class ProjectTest(ClusterTest):
 
     # --- fairness and size ----------------------------------------------------------------------
 
+    @alone
     def test_a_flooded_shard_leaves_others_alone(self):
         cluster = self.start_cluster()
         quiet, busy = project_in_shard(1, 8), project_in_shard(5, 8)

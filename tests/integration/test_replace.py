@@ -4,7 +4,7 @@ until it has caught up."""
 import shutil
 import time
 
-from harness.case import ClusterTest, quick
+from harness.case import ClusterTest, long, quick
 from harness.load import Load
 from harness.wait import wait_for
 
@@ -18,6 +18,7 @@ class ReplaceTest(ClusterTest):
         node.kill()
         shutil.rmtree(node.data)
 
+    @long
     @quick
     def test_node_comes_back_after_losing_its_disk(self):
         cluster = self.start_cluster(shards=4)

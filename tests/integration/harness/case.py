@@ -23,6 +23,18 @@ def big(test):
     return test
 
 
+def long(test):
+    """Takes more than 15 s: begins before the others, so that a run does not end with waiting for it."""
+    test.long = True
+    return test
+
+
+def alone(test):
+    """Needs the machine for itself, since its figures have limits: no other test runs meanwhile."""
+    test.alone = True
+    return test
+
+
 class ClusterTest(unittest.TestCase):
     maxDiff = 2000
 

@@ -29,6 +29,7 @@ class Options:
 
     binary = os.path.join(ROOT, "build/node/invoke-kvd")
     directory = None  # where clusters live; None: the system's temporary directory
+    run_directory = None  # of this run of tests: what they share
     keep = False
     big = False
 
@@ -56,15 +57,28 @@ def _is_free(port):
             return False
 
 
-_given_ports = set()
+_reservations = []
+
+
+def _reserve(port):
+    """Tests that run at the same time draw their ports from the same range, and a node that is down
+    has to find its port free again. So a port belongs to the process that bound this name, until the
+    process ends; the kernel gives such names back by itself."""
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(f"\0invoke-kv-test-port-{port}")
+    except OSError:
+        reservation.close()
+        return False
+    _reservations.append(reservation)
+    return True
 
 
 def free_port():
     """A port nobody listens on, below the range that outgoing connections are given."""
     while True:
         port = random.randrange(10240, 32000)
-        if port not in _given_ports and _is_free(port):
-            _given_ports.add(port)
+        if _reserve(port) and _is_free(port):
             return port
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 from harness.case import ClusterTest
+from harness.once_per_run import once_per_run
 
 # A file with more tests than this is not told test by test.
 SHOWN_MAX = 50
@@ -27,7 +28,6 @@ class Package:
         self.node_minimum = node_minimum
         self.lock = os.path.join(directory, "package-lock.json")
         self.stamp = os.path.join(directory, "node_modules/.installed")
-        self.install_error = None  # said by every test, but tried once
 
     def run_tool(self, *command, timeout_s=60, environment=None):
         try:
@@ -56,14 +56,17 @@ class Package:
         return version
 
     def install(self):
-        """Does nothing when what the lock file names is there."""
-        if self.install_error is None:
-            try:
-                self._install()
-                self.install_error = ""
-            except AssertionError as error:
-                self.install_error = str(error)
-        assert not self.install_error, self.install_error
+        """Does nothing when what the lock file names is there. An error is said by every test, but
+        tried once."""
+        error = once_per_run(f"install-{os.path.basename(self.directory)}", self._try_install)
+        assert not error, error
+
+    def _try_install(self):
+        try:
+            self._install()
+            return ""
+        except AssertionError as error:
+            return str(error) or "npm could not be run"
 
     def _install(self):
         version = self.check_node()
