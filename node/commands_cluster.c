@@ -99,17 +99,75 @@ bool call_redirect(struct call *call, bool needs_leader) {
     return true;
 }
 
-void verb_cluster_replace(struct call *call) {
+static void give_order(struct call *call, enum cluster_order order, uint64_t node, unsigned shard) {
     const struct session_port *port = &call->session->host->port;
     struct error error = {0};
-    int64_t node = 0;
-    if (!number_parse_integer(call->argv[2], &node) || node <= 0) {
-        call_error(call, "ERR", "node id is not a positive integer");
-        return;
-    }
-    if (port->replace == NULL || port->replace(port->data, (uint64_t)node, &error) != ERROR_NONE) {
-        call_error(call, "ERR", "%s", error.message);
+    enum error_code code = port->order == NULL
+                               ? error_set(&error, ERROR_GENERIC, "there is no cluster here")
+                               : port->order(port->data, order, node, shard, &error);
+    if (code != ERROR_NONE) {
+        call_error(call, error_prefix(code), "%s", error.message);
         return;
     }
     call_ok(call);
+}
+
+/* False: answered with an error. */
+static bool parse_node(struct call *call, unsigned at, uint64_t *node) {
+    int64_t number = 0;
+    if (!number_parse_integer(call->argv[at], &number) || number <= 0) {
+        call_error(call, "ERR", "node id is not a positive integer");
+        return false;
+    }
+    *node = (uint64_t)number;
+    return true;
+}
+
+static void order_of_node(struct call *call, enum cluster_order order) {
+    uint64_t node;
+    if (parse_node(call, 2, &node)) {
+        give_order(call, order, node, 0);
+    }
+}
+
+void verb_cluster_add(struct call *call) {
+    order_of_node(call, CLUSTER_ADD);
+}
+
+void verb_cluster_remove(struct call *call) {
+    order_of_node(call, CLUSTER_REMOVE);
+}
+
+void verb_cluster_replace(struct call *call) {
+    order_of_node(call, CLUSTER_REPLACE);
+}
+
+void verb_cluster_rebalance(struct call *call) {
+    give_order(call, CLUSTER_REBALANCE, 0, 0);
+}
+
+void verb_cluster_transfer(struct call *call) {
+    int64_t shard = 0;
+    uint64_t node = 0;
+    if (call->argc > 4) {
+        call_syntax_error(call);
+        return;
+    }
+    if (!number_parse_integer(call->argv[2], &shard) || shard < 0 || shard >= LIMIT_SHARDS) {
+        call_error(call, "ERR", "shard is not a number from 0 to %d", LIMIT_SHARDS - 1);
+        return;
+    }
+    if (call->argc == 4 && !parse_node(call, 3, &node)) {
+        return;
+    }
+    give_order(call, CLUSTER_TRANSFER, node, (unsigned)shard);
+}
+
+void verb_cluster_members(struct call *call) {
+    const struct session_port *port = &call->session->host->port;
+    if (port->write_members == NULL) {
+        call_error(call, "ERR", "there is no cluster here");
+        return;
+    }
+    port->write_members(port->data, call_reply(call), call_version(call));
 }

@@ -90,6 +90,9 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                             NULL, "file with the authorities that sign nodes' certificates"},
     [CONFIG_NODE] = {"node", VALUE_NODE, FIELD(nodes), 1, LIMIT_NODES, NULL,
                      "a member: ID CLIENT_HOST:PORT PEER_HOST:PORT; one line for each"},
+    [CONFIG_JOIN] =
+        {"join", VALUE_BOOL, FIELD(join), 0, 0, "no",
+         "with an empty data directory, wait to be added instead of founding a cluster"},
     [CONFIG_SHARDS] = {"shards", VALUE_NUMBER, FIELD(shards), 1, LIMIT_SHARDS, "8",
                        "Raft groups; fixed once the cluster has started"},
     [CONFIG_HEARTBEAT_MS] = {"heartbeat_ms", VALUE_TIME, FIELD(heartbeat_ms), 5, 10000, "50",

@@ -64,6 +64,7 @@ enum config_key {
     CONFIG_PEER_TLS_KEY,
     CONFIG_PEER_TLS_CA,
     CONFIG_NODE,
+    CONFIG_JOIN,
     CONFIG_SHARDS,
     CONFIG_HEARTBEAT_MS,
     CONFIG_ELECTION_MS,
@@ -112,6 +113,7 @@ struct config {
     char peer_tls_ca[CONFIG_PATH_SIZE];
     struct config_node nodes[LIMIT_NODES]; /* in the order of the file */
     unsigned n_nodes;
+    bool join; /* an empty data directory never founds a cluster */
     unsigned shards;
     uint64_t heartbeat_ms;
     uint64_t election_ms;

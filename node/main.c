@@ -39,7 +39,7 @@ static void print_usage(FILE *to) {
           "  --version         print the version\n"
           "  --help            print this\n"
           "\n"
-          "SIGHUP reads the TLS certificates again.\n"
+          "SIGHUP reads the TLS certificates and the `node` lines again.\n"
           "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
           "Exit status: 0 stopped, 1 could not start, 64 wrong usage.\n",
           to);
@@ -53,7 +53,7 @@ static void print_config_help(void) {
 }
 
 /* Returns -1 to go on, or the exit status. */
-static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
+static int parse_arguments(int argc, char **argv, struct arguments *given) {
     enum {
         OPT_CONFIG = 256,
         OPT_SINGLE,
@@ -75,20 +75,20 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
     while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
         switch (option) {
         case OPT_CONFIG:
-            arguments->config_path = optarg;
+            given->config_path = optarg;
             break;
         case OPT_SINGLE:
-            arguments->single_dir = optarg;
+            given->single_dir = optarg;
             break;
         case OPT_SET:
-            if (arguments->n_overrides == MAX_OVERRIDES) {
+            if (given->n_overrides == MAX_OVERRIDES) {
                 fprintf(stderr, "invoke-kvd: more than %d --set options\n", MAX_OVERRIDES);
                 return EXIT_USAGE;
             }
-            arguments->overrides[arguments->n_overrides++] = optarg;
+            given->overrides[given->n_overrides++] = optarg;
             break;
         case OPT_CHECK:
-            arguments->check_only = true;
+            given->check_only = true;
             break;
         case OPT_HELP_CONFIG:
             print_config_help();
@@ -105,7 +105,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
             return EXIT_USAGE;
         }
     }
-    bool one_source = (arguments->config_path != NULL) != (arguments->single_dir != NULL);
+    bool one_source = (given->config_path != NULL) != (given->single_dir != NULL);
     if (!one_source || optind != argc) {
         fputs("invoke-kvd: give either --config FILE or --single DIR\n"
               "Try 'invoke-kvd --help'.\n",
@@ -115,22 +115,22 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
     return -1;
 }
 
-static enum error_code load_config(const struct arguments *arguments, struct config *config,
+static enum error_code load_config(const struct arguments *given, struct config *config,
                                    struct error *error) {
     enum error_code code;
     config_init(config);
-    if (arguments->single_dir != NULL) {
-        code = config_default_single(config, arguments->single_dir, error);
+    if (given->single_dir != NULL) {
+        code = config_default_single(config, given->single_dir, error);
     } else {
-        code = config_load(config, arguments->config_path, error);
+        code = config_load(config, given->config_path, error);
     }
-    for (unsigned i = 0; i < arguments->n_overrides && code == ERROR_NONE; i++) {
-        code = config_set(config, arguments->overrides[i], error);
+    for (unsigned i = 0; i < given->n_overrides && code == ERROR_NONE; i++) {
+        code = config_set(config, given->overrides[i], error);
     }
     if (code == ERROR_NONE) {
         code = config_finish(config, error);
     }
-    if (code == ERROR_NONE && arguments->check_only) {
+    if (code == ERROR_NONE && given->check_only) {
         struct credentials credentials;
         struct tls_files tls = {0};
         code = credentials_load(&credentials, config, error);
@@ -143,9 +143,18 @@ static enum error_code load_config(const struct arguments *arguments, struct con
 static uv_signal_t signal_handles[2];
 static uv_signal_t reload_handle;
 
+static struct arguments arguments; /* read again on SIGHUP */
+
 static void on_reload(uv_signal_t *handle, int number) {
+    struct config *fresh = mem_zalloc(1, sizeof *fresh);
+    struct error error = {0};
     say_info("signal", "number=%d", number);
-    server_reload(handle->data);
+    if (load_config(&arguments, fresh, &error) == ERROR_NONE) {
+        server_reload(handle->data, fresh);
+    } else {
+        say_error("configuration not read again", "reason=%s", error.message);
+    }
+    mem_free(fresh);
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
@@ -177,7 +186,7 @@ static void watch_signals(uv_loop_t *loop, struct server *server) {
     uv_signal_start(&reload_handle, on_reload, SIGHUP);
 }
 
-static int run(const struct config *config) {
+static int run(struct config *config) {
     struct error error = {0};
     struct server *server = NULL;
     uv_loop_t loop;
@@ -200,7 +209,6 @@ static int run(const struct config *config) {
 }
 
 int main(int argc, char **argv) {
-    struct arguments arguments = {0};
     struct config *config = mem_zalloc(1, sizeof *config);
     struct error error = {0};
     int status = parse_arguments(argc, argv, &arguments);

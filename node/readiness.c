@@ -17,6 +17,9 @@ static void node_reasons(const struct readiness *readiness, reason_cb on_reason,
     if (readiness->joining) {
         on_reason(data, -1, "waiting until all other nodes have accepted this one");
     }
+    if (readiness->unadded) {
+        on_reason(data, -1, "no member of the cluster: invoke-kv cluster add");
+    }
     if (readiness->refusal[0] != '\0') {
         snprintf(words, sizeof words, "a peer refused this node: %s", readiness->refusal);
         on_reason(data, -1, words);

@@ -22,6 +22,7 @@ struct readiness {
     bool starting; /* nothing is known yet */
     bool draining; /* it stops: leaderships are handed over */
     bool joining;  /* other nodes have not accepted it yet */
+    bool unadded;  /* it is no member of the cluster (yet) */
     bool disk_low;
     bool replicas_differ;
     uint64_t disk_free_bytes;

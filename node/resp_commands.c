@@ -36,16 +36,25 @@ static const struct verb client_verbs[] = {
 };
 
 static const struct verb cluster_verbs[] = {
+    {"add", 3, VERB_ADMIN, NO_KEYS, SERVER, "node-id",
+     "Makes a connected node a member of the cluster: first without a vote, then with one",
+     verb_cluster_add, LEAF},
     {"help", 2, VERB_FAST, NO_KEYS, SERVER, "", "Lists the subcommands", verb_help, LEAF},
     {"info", 2, 0, NO_KEYS, SERVER, "", "Whether the project's shard has a leader",
      verb_cluster_info, LEAF},
     {"keyslot", 3, 0, NO_KEYS, SERVER, "key", "Slot of a key", verb_cluster_keyslot, LEAF},
+    {"members", 2, VERB_ADMIN, NO_KEYS, SERVER, "",
+     "Nodes that this one knows, and each shard's members", verb_cluster_members, LEAF},
     {"myid", 2, 0, NO_KEYS, SERVER, "", "This node's id", verb_cluster_myid, LEAF},
     {"nodes", 2, 0, NO_KEYS, SERVER, "", "The project's nodes, a line each", verb_cluster_nodes,
      LEAF},
+    {"rebalance", 2, VERB_ADMIN, NO_KEYS, SERVER, "",
+     "Hands leaderships back to their preferred nodes", verb_cluster_rebalance, LEAF},
     {"redirect", 3, VERB_FAST, NO_KEYS, SERVER, "ON | OFF",
      "Sends this connection to the leader by -MOVED instead of forwarding", verb_cluster_redirect,
      LEAF},
+    {"remove", 3, VERB_ADMIN, NO_KEYS, SERVER, "node-id",
+     "Takes a node out of the cluster for good", verb_cluster_remove, LEAF},
     {"replace", 3, VERB_ADMIN, NO_KEYS, SERVER, "node-id",
      "Takes a node that lost its disk out of all shards, so that it can come back empty",
      verb_cluster_replace, LEAF},
@@ -55,6 +64,8 @@ static const struct verb cluster_verbs[] = {
      verb_cluster_slots, LEAF},
     {"topology", 2, 0, NO_KEYS, SERVER, "", "Nodes, shards and leaders of the whole cluster",
      verb_cluster_topology, LEAF},
+    {"transfer", -3, VERB_ADMIN, NO_KEYS, SERVER, "shard [node-id]",
+     "Hands leadership of a shard that this node leads to another", verb_cluster_transfer, LEAF},
 };
 
 static const struct verb command_verbs[] = {

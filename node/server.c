@@ -143,19 +143,15 @@ static void make_router(struct server *server) {
     server->router = router_new(&options);
 }
 
-static void set_peer_address(struct peer_address *to, uint64_t id,
-                             const struct config_address *from) {
-    to->id = id;
-    snprintf(to->host, sizeof to->host, "%.*s", (int)sizeof to->host - 1, from->host);
-    to->port = from->port;
-}
-
 static enum error_code open_peers(struct server *server, struct error *error) {
     const struct config *config = server->config;
     struct peer_address nodes[LIMIT_NODES];
     struct peers_options options = {.self = config->node_id,
                                     .cluster = config->cluster,
-                                    .incarnation = server->identity.incarnation,
+                                    .identity = {.incarnation = server->identity.incarnation,
+                                                 .cluster_id = server->identity.cluster_id,
+                                                 .level = IKV_LEVEL,
+                                                 .release = IKV_VERSION},
                                     .boot = server->identity.boot,
                                     .nodes = nodes,
                                     .queue_bytes = LINK_QUEUE_BYTES,
@@ -164,13 +160,10 @@ static enum error_code open_peers(struct server *server, struct error *error) {
                                     .tls = server->tls.peers,
                                     .tls_required = config->peer_tls == CONFIG_TLS_REQUIRED,
                                     .callbacks = server_peers_callbacks(server)};
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        if (config->nodes[i].id != config->node_id) {
-            set_peer_address(&nodes[options.n_nodes++], config->nodes[i].id,
-                             &config->nodes[i].peer);
-        }
-    }
-    set_peer_address(&options.listen, config->node_id, &config->peer_listen);
+    options.n_nodes = server_peer_addresses(config, nodes);
+    options.listen = (struct peer_address){.id = config->node_id, .port = config->peer_listen.port};
+    snprintf(options.listen.host, sizeof options.listen.host, "%.*s",
+             (int)sizeof options.listen.host - 1, config->peer_listen.host);
     enum error_code code = peers_open(&server->peers, server->loop, &options, error);
     if (code != ERROR_NONE) {
         return code;
@@ -185,8 +178,10 @@ static void submit_op(void *data, struct op *op) {
     router_submit(server->router, op);
 }
 
-static enum error_code replace_node(void *data, uint64_t node, struct error *error) {
-    return server_replace(data, node, error);
+static enum error_code carry_out_order(void *data, enum cluster_order order, uint64_t node,
+                                       unsigned shard, struct error *error) {
+    return order == CLUSTER_TRANSFER ? server_transfer(data, shard, node, error)
+                                     : server_order(data, order, node, error);
 }
 
 /* getrandom() fills 256 bytes in one go once the system has gathered entropy, and waits for that.
@@ -224,7 +219,8 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .describe = server_describe,
                                 .random = draw_random,
                                 .find_leader = server_find_leader,
-                                .replace = replace_node,
+                                .order = carry_out_order,
+                                .write_members = server_write_members,
                                 .feed = server->feed,
                                 .now_us = now_us,
                                 .on_slow = server_on_slow,
@@ -275,133 +271,6 @@ static void start_loop_handles(struct server *server) {
      * handle's work completes still leave in the same iteration. */
     uv_prepare_start(&server->prepare, on_prepare);
     uv_timer_start(&server->tick, on_tick, SERVER_TICK_MS, SERVER_TICK_MS);
-}
-
-/* --- joining ---------------------------------------------------------------------------------- */
-
-static struct payload *initial_config(const struct server *server) {
-    const struct config *config = server->config;
-    struct group_server servers[LIMIT_NODES];
-    char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
-    unsigned order[LIMIT_NODES];
-    /* By id: the entry must be the same on every node, whatever the order in its file. */
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        unsigned k = i;
-        for (; k > 0 && config->nodes[order[k - 1]].id > config->nodes[i].id; k--) {
-            order[k] = order[k - 1];
-        }
-        order[k] = i;
-    }
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        const struct config_node *node = &config->nodes[order[i]];
-        config_format_address(&node->peer, addresses[i], sizeof addresses[i]);
-        servers[i] = (struct group_server){.id = node->id, .address = addresses[i], .voter = true};
-    }
-    return group_encode_config(servers, config->n_nodes);
-}
-
-static bool start_groups(struct server *server, struct error *error) {
-    uint64_t now_ms = server_now(server);
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        struct machine_state state = workers_initial_state(server->workers, i);
-        enum error_code code =
-            group_start(server->groups[i], now_ms, state.applied_index, state.applied_term,
-                        state.config_index, workers_initial_config(server->workers, i), error);
-        if (code != ERROR_NONE) {
-            return false;
-        }
-    }
-    server->started = true;
-    say_info("started", "node=%u cluster=%s shards=%u boot=%llu", server->config->node_id,
-             server->config->cluster, server->config->shards,
-             (unsigned long long)server->identity.boot);
-    return true;
-}
-
-static void bootstrapped(struct log_request *request) {
-    struct server *server = request->data;
-    struct error error;
-    payload_unref(server->bootstrap_config);
-    server->bootstrap_config = NULL;
-    server->bootstrapping = false;
-    if (server->closing) {
-        return;
-    }
-    if (!start_groups(server, &error)) {
-        assert_fatal("cannot start: %s", error.message);
-    }
-}
-
-static unsigned count_blank(const struct server *server) {
-    unsigned blank = 0;
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        blank += group_is_blank(server->groups[i]) ? 1 : 0;
-    }
-    return blank;
-}
-
-static void write_bootstrap(struct server *server) {
-    server->bootstrapping = true;
-    server->bootstrap_config = initial_config(server);
-    server->bootstrap.done = bootstrapped;
-    server->bootstrap.data = server;
-    unsigned left = count_blank(server);
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        if (group_is_blank(server->groups[i])) {
-            left--;
-            group_bootstrap(server->groups[i], server->bootstrap_config,
-                            left == 0 ? &server->bootstrap : NULL);
-        }
-    }
-    log_kick(server->log);
-}
-
-/* A new data directory takes part only after every other node has accepted it. Were fewer enough,
- * two nodes that lost their disks could form an empty cluster while the third, which remembers
- * everything, is down. */
-void server_try_start(struct server *server) {
-    const struct config *config = server->config;
-    if (server->started || server->bootstrapping) {
-        return;
-    }
-    /* Some shards have a log already: this node had joined and then crashed while it wrote the
-     * first entries. */
-    bool joined = count_blank(server) < config->shards;
-    for (unsigned i = 0; i < config->n_nodes && !joined; i++) {
-        if (config->nodes[i].id != config->node_id && !server->accepted[i]) {
-            return;
-        }
-    }
-    say_info("joins", "cluster=%s node=%u", config->cluster, config->node_id);
-    write_bootstrap(server);
-}
-
-static enum error_code check_joined(const struct server *server, struct error *error) {
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        if (group_is_blank(server->groups[i]) &&
-            workers_initial_state(server->workers, i).applied_index > 0) {
-            return error_set(error, ERROR_CORRUPT,
-                             "shard %u has data but no log: the log directory was lost; rebuild "
-                             "this node from its peers (docs/operations.md)",
-                             i);
-        }
-    }
-    return ERROR_NONE;
-}
-
-static enum error_code start_or_join(struct server *server, struct error *error) {
-    enum error_code code = check_joined(server, error);
-    if (code != ERROR_NONE) {
-        return code;
-    }
-    if (count_blank(server) > 0) {
-        server_try_start(server);
-        if (!server->bootstrapping) {
-            say_info("waiting for all other nodes", "nodes=%u", server->config->n_nodes);
-        }
-        return ERROR_NONE;
-    }
-    return start_groups(server, error) ? ERROR_NONE : error->code;
 }
 
 /* --- closing ---------------------------------------------------------------------------------- */
@@ -494,12 +363,13 @@ static void use_tls(struct server *server, struct tls_files *files) {
     tls_files_say_expiry(&server->tls);
 }
 
-void server_reload(struct server *server) {
+void server_reload(struct server *server, const struct config *fresh) {
     struct tls_files files;
     struct error error = {0};
     if (server->stopping) {
         return;
     }
+    server_take_nodes(server, fresh);
     if (tls_files_load(&files, server->config, &error) != ERROR_NONE) {
         say_error("certificates not reloaded, the old ones stay in use", "reason=%s",
                   error.message);
@@ -520,8 +390,8 @@ void server_stop(struct server *server) {
     server_on_tick(server);
 }
 
-enum error_code server_open(struct server **out, struct uv_loop_s *loop,
-                            const struct config *config, struct error *error) {
+enum error_code server_open(struct server **out, struct uv_loop_s *loop, struct config *config,
+                            struct error *error) {
     struct server *server = mem_zalloc(1, sizeof *server);
     *out = NULL;
     server->loop = loop;
@@ -551,7 +421,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop,
     }
     tls_files_say_expiry(&server->tls);
     start_loop_handles(server);
-    code = start_or_join(server, error);
+    code = server_start_or_join(server, error);
     if (code != ERROR_NONE) {
         return code;
     }

@@ -75,16 +75,19 @@ static uint64_t preferred_leader(const struct server *server, unsigned shard) {
 }
 
 static void balance(struct server *server, uint64_t now_ms) {
-    if (!server->config->rebalance || server->stopping) {
+    const struct server_orders *orders = &server->orders;
+    bool wanted = (server->config->rebalance && now_ms >= orders->balance_after_ms) ||
+                  now_ms < orders->balance_until_ms;
+    if (!wanted || server->stopping || orders->kind != CLUSTER_ORDER_NONE) {
         return;
     }
+    uint64_t calm_ms = now_ms < orders->balance_until_ms ? 0 : SERVER_BALANCE_AFTER_MS;
     for (unsigned i = 0; i < server->config->shards; i++) {
         struct group *group = server->groups[i];
         uint64_t to = preferred_leader(server, i);
         if (group_role(group) != GROUP_LEADER || to == 0 || to == server->identity.node_id ||
-            now_ms < server->leading_since_ms[i] + SERVER_BALANCE_AFTER_MS ||
-            !peers_is_up(server->peers, to) || group_match(group, to) + 64 < group_commit(group) ||
-            group_match(group, to) == 0) {
+            now_ms < server->leading_since_ms[i] + calm_ms || !peers_is_up(server->peers, to) ||
+            group_match(group, to) + 64 < group_commit(group) || group_match(group, to) == 0) {
             continue;
         }
         /* A refused or failed transfer is not tried again at once. */

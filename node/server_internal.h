@@ -11,6 +11,7 @@
 #include "node/listener_uv.h"
 #include "node/logins.h"
 #include "node/metrics.h"
+#include "node/release.h"
 #include "node/router.h"
 #include "node/server.h"
 #include "node/server_info.h"
@@ -56,9 +57,41 @@ struct server_watch {
     struct metrics metrics;
 };
 
+/* What an operator wants to become of the cluster, until it is done or given up. All nodes know it,
+ * so that whoever leads a shard acts on it. */
+struct server_orders {
+    enum cluster_order kind; /* CLUSTER_ORDER_NONE: nothing is to be done */
+    uint64_t node;
+    uint64_t until_ms;
+    uint64_t out;    /* bit per shard: this node saw it without that voter */
+    bool brings_in;  /* of CLUSTER_REPLACE: it is out of all shards, and comes back */
+    uint64_t number; /* of the newest order, which is told several times */
+    uint64_t given;  /* orders given at this node */
+
+    /* The order that this node repeats to the others, CLUSTER_ORDER_NONE: none. */
+    enum cluster_order tells;
+    uint64_t tells_node;
+    uint64_t tells_incarnation; /* of the directory that was lost, 0: not known here */
+    bool tells_done;            /* what is repeated is that the node is out everywhere */
+    uint64_t tells_until_ms;
+    uint64_t told_ms;
+
+    uint64_t balance_after_ms; /* leaderships stay where they are until then */
+    uint64_t balance_until_ms; /* until then they are handed back whatever is configured */
+    uint64_t said_ms;          /* when a step that cannot be taken was last logged */
+};
+
+/* Another node, as it introduced itself. */
+struct server_peer {
+    uint64_t node;
+    uint64_t cluster_id;
+    uint32_t level;
+    char release[PEER_RELEASE_SIZE];
+};
+
 struct server {
     uv_loop_t *loop;
-    const struct config *config;
+    struct config *config; /* `node` lines change with server_reload() */
     uint64_t started_ms;
 
     int lock_fd;
@@ -104,18 +137,9 @@ struct server {
     uint64_t leading_since_ms[LIMIT_SHARDS];
     char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
 
-    /* A node that lost its disk is being taken out and in again. */
-    uint64_t replace_node; /* 0: none */
-    uint64_t replace_until_ms;
-    uint64_t replace_out;       /* bit per shard: this node saw it without that voter */
-    uint64_t replace_pending;   /* bit per shard: still to be taken out */
-    uint64_t replace_number;    /* of the newest command, which is told several times */
-    uint64_t replace_commands;  /* given at this node */
-    uint64_t replace_tell_node; /* of the command that this node repeats to the others, 0: none */
-    uint64_t replace_tell_incarnation; /* of the directory that was lost, 0: not known here */
-    bool replace_tell_done;            /* what is repeated is that the node is out everywhere */
-    uint64_t replace_tell_until_ms;
-    uint64_t replace_told_ms;
+    struct server_orders orders;
+    struct server_peer seen[LIMIT_NODES]; /* what other nodes said of themselves */
+    unsigned n_seen;
 
     bool stopping;
     uint64_t stop_deadline_ms;
@@ -125,7 +149,7 @@ struct server {
 uint64_t server_now(void *data);  /* monotonic ms */
 uint64_t server_wall(void *data); /* ms since the Unix epoch */
 
-/* server.c: starts the groups once the node belongs to the cluster. */
+/* server_join.c: starts the groups once the node belongs to the cluster. */
 void server_try_start(struct server *server);
 void server_close(struct server *server);
 
@@ -145,12 +169,38 @@ void server_receive_digest(struct server *server, uint64_t from,
 unsigned server_leads(const struct server *server); /* number of shards led by this node */
 
 /* server_members.c: membership of the groups */
+enum server_presence { ABSENT, STANDBY, VOTER };
+enum server_presence server_presence_of(const struct group *group, uint64_t id);
 void server_tend_members(struct server *server, uint64_t now_ms);
-void server_receive_replace(struct server *server, uint64_t from,
-                            const struct peer_message *message);
-/* An operator says that `node` lost its disk: all groups take it out and in again. On refusal the
- * error tells why. */
+/* True when nothing depends any more on what `node` was before, as far as this node knows: no shard
+ * counts on its vote or on what it stored. */
+bool server_may_forget(const struct server *server, uint64_t node);
+/* CLUSTER MEMBERS, see session_port.write_members. */
+void server_write_members(void *data, struct buffer *out, int version);
+
+/* server_orders.c: what operators want */
+enum error_code server_order(struct server *server, enum cluster_order order, uint64_t node,
+                             struct error *error);
+/* CLUSTER TRANSFER: hands the leadership of a shard that this node leads to `node`, 0: to the best.
+ */
+enum error_code server_transfer(struct server *server, unsigned shard, uint64_t node,
+                                struct error *error);
+/* server_order() for a node that lost its disk: all groups take it out and in again. */
 enum error_code server_replace(struct server *server, uint64_t node, struct error *error);
+void server_receive_order(struct server *server, uint64_t from, const struct peer_message *message);
+void server_tend_orders(struct server *server, uint64_t now_ms);
+
+/* server_join.c: how a node becomes part of a cluster */
+enum error_code server_start_or_join(struct server *server, struct error *error);
+/* See peers_callbacks.check_peer. */
+bool server_check_peer(void *data, uint64_t node, const struct peer_identity *identity,
+                       struct error *error);
+/* What `node` said of itself, NULL: nothing yet. */
+const struct server_peer *server_seen(const struct server *server, uint64_t node);
+/* Takes over the nodes of `fresh`; see server_reload(). */
+void server_take_nodes(struct server *server, const struct config *fresh);
+/* Addresses of all other nodes; returns their number. */
+unsigned server_peer_addresses(const struct config *config, struct peer_address *addresses);
 
 /* server_describe.c */
 void server_describe(void *data, struct server_info *info);

@@ -1,21 +1,17 @@
-/* Carries out what node/membership.h decides, for the groups that this node leads, and the replace
- * procedure for a node that lost its disk. */
+/* Carries out what node/membership.h decides, for the groups that this node leads, and tells who is
+ * a member. */
 #include <stdio.h>
 #include <string.h>
 
-#include "node/forward.h"
+#include "base/resp.h"
 #include "node/logging.h"
 #include "node/membership.h"
 #include "node/server_internal.h"
 
 enum {
-    REPLACE_LASTS_MS = 60000, /* then what was not done by it is given up */
-    REPLACE_TOLD_MS = 20000,  /* the command is repeated to the others for so long ... */
-    REPLACE_TELL_MS = 1000,   /* ... and after each of these intervals: a link may be dead unseen */
-    CAUGHT_UP_ENTRIES = 64
+    CAUGHT_UP_ENTRIES = 64,
+    SAY_MS = 5000 /* between two lines about a step that cannot be taken */
 };
-
-static_assert(LIMIT_SHARDS <= 64, "replace_out and replace_pending have a bit per shard");
 
 struct view_context {
     struct server *server;
@@ -33,7 +29,55 @@ static bool is_caught_up(void *data, uint64_t id) {
     return match > 0 && match + CAUGHT_UP_ENTRIES >= group_commit(context->group);
 }
 
+enum server_presence server_presence_of(const struct group *group, uint64_t id) {
+    struct group_server servers[LIMIT_NODES];
+    unsigned n = group_servers(group, servers);
+    for (unsigned i = 0; i < n; i++) {
+        if (servers[i].id == id) {
+            return servers[i].voter ? VOTER : STANDBY;
+        }
+    }
+    return ABSENT;
+}
+
+/* A leader knows how much log a standby's former self had, and counts on it. */
+bool server_may_forget(const struct server *server, uint64_t node) {
+    for (unsigned i = 0; i < server->config->shards && server->started; i++) {
+        const struct group *group = server->groups[i];
+        enum server_presence presence = server_presence_of(group, node);
+        bool leads = group_role(group) == GROUP_LEADER;
+        if (group_is_changing(group) || presence == VOTER || (presence == STANDBY && leads)) {
+            return false;
+        }
+    }
+    return server->started;
+}
+
 /* --- changing a group ------------------------------------------------------------------------- */
+
+static bool may_say(struct server *server, uint64_t now_ms) {
+    if (now_ms < server->orders.said_ms + SAY_MS) {
+        return false;
+    }
+    server->orders.said_ms = now_ms;
+    return true;
+}
+
+/* The address is told for people: nodes are found by their ids. */
+static bool add_server(struct server *server, struct group_server *to, uint64_t id, char *address,
+                       size_t address_size, uint64_t now_ms) {
+    const struct config_node *node = config_find_node(server->config, (uint32_t)id);
+    if (node == NULL) {
+        if (may_say(server, now_ms)) {
+            say_warn("cannot add a node: it has no `node` line here; write one and send SIGHUP",
+                     "node=%llu", (unsigned long long)id);
+        }
+        return false;
+    }
+    config_format_address(&node->peer, address, address_size);
+    *to = (struct group_server){.id = id, .address = address, .voter = false};
+    return true;
+}
 
 static void propose(struct server *server, unsigned shard, enum membership_step step, uint64_t id,
                     uint64_t now_ms) {
@@ -50,9 +94,10 @@ static void propose(struct server *server, unsigned shard, enum membership_step 
         n--;
         what = "takes a node out of the shard";
     } else if (step == MEMBERSHIP_ADD && at == n && n < LIMIT_NODES) {
-        const struct config_node *node = config_find_node(server->config, (uint32_t)id);
-        config_format_address(&node->peer, address, sizeof address);
-        servers[n++] = (struct group_server){.id = id, .address = address, .voter = false};
+        if (!add_server(server, &servers[n], id, address, sizeof address, now_ms)) {
+            return;
+        }
+        n++;
         what = "adds a node to the shard as a standby";
     } else if (step == MEMBERSHIP_PROMOTE && at < n) {
         servers[at].voter = true;
@@ -65,6 +110,68 @@ static void propose(struct server *server, unsigned shard, enum membership_step 
         say_info(what, "shard=%u node=%llu", shard, (unsigned long long)id);
     }
     payload_unref(config);
+}
+
+/* --- who should be a member ------------------------------------------------------------------- */
+
+static unsigned member_ids(const struct group *group, uint64_t ids[LIMIT_NODES]) {
+    struct group_server servers[LIMIT_NODES];
+    unsigned n = group_servers(group, servers);
+    for (unsigned i = 0; i < n; i++) {
+        ids[i] = servers[i].id;
+    }
+    return n;
+}
+
+/* What this node holds of shard 0 is no older than an election or two. */
+static bool root_is_fresh(const struct server *server, uint64_t now_ms) {
+    const struct group *root = server->groups[0];
+    struct group_contact contact;
+    return !group_is_changing(root) && group_contact(root, &contact) &&
+           now_ms <= contact.at_ms + 2 * server->config->election_ms;
+}
+
+static void drop_id(uint64_t ids[LIMIT_NODES], unsigned *n, uint64_t id) {
+    for (unsigned i = 0; i < *n; i++) {
+        if (ids[i] == id) {
+            ids[i] = ids[--*n];
+            return;
+        }
+    }
+}
+
+static bool has_id(const uint64_t *ids, unsigned n, uint64_t id) {
+    for (unsigned i = 0; i < n; i++) {
+        if (ids[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An order comes before what shard 0 says, since a node that is being taken out may not hear of the
+ * changes there. */
+static unsigned wanted_members(const struct server *server, unsigned shard, uint64_t now_ms,
+                               uint64_t ids[LIMIT_NODES]) {
+    const struct server_orders *orders = &server->orders;
+    const struct group *group = server->groups[shard];
+    bool follows = shard != 0 && root_is_fresh(server, now_ms);
+    unsigned n = member_ids(follows ? server->groups[0] : group, ids);
+    bool present = server_presence_of(group, orders->node) != ABSENT;
+    bool was_out = (orders->out >> shard & 1) != 0;
+    bool takes_out =
+        orders->kind == CLUSTER_REMOVE || (orders->kind == CLUSTER_REPLACE && !orders->brings_in);
+    bool brings_in =
+        orders->kind == CLUSTER_ADD || (orders->kind == CLUSTER_REPLACE && orders->brings_in);
+    if (takes_out && (orders->kind == CLUSTER_REMOVE || !was_out || !present)) {
+        drop_id(ids, &n, orders->node);
+    }
+    /* A node that never was there has to be there to be added. */
+    bool reachable = orders->kind == CLUSTER_REPLACE || peers_is_up(server->peers, orders->node);
+    if (brings_in && shard == 0 && !has_id(ids, n, orders->node) && n < LIMIT_NODES && reachable) {
+        ids[n++] = orders->node;
+    }
+    return n;
 }
 
 static void tend_group(struct server *server, unsigned shard, uint64_t now_ms) {
@@ -80,7 +187,7 @@ static void tend_group(struct server *server, unsigned shard, uint64_t now_ms) {
     struct membership_view view = {.members = members,
                                    .n_members = group_servers(group, servers),
                                    .wanted = wanted,
-                                   .n_wanted = server->config->n_nodes,
+                                   .n_wanted = wanted_members(server, shard, now_ms, wanted),
                                    .self = server->config->node_id,
                                    .is_connected = is_connected,
                                    .is_caught_up = is_caught_up,
@@ -88,208 +195,135 @@ static void tend_group(struct server *server, unsigned shard, uint64_t now_ms) {
     for (unsigned i = 0; i < view.n_members; i++) {
         members[i] = (struct member){.id = servers[i].id, .voter = servers[i].voter};
     }
-    for (unsigned i = 0; i < view.n_wanted; i++) {
-        wanted[i] = server->config->nodes[i].id;
-    }
-    if (server->replace_pending >> shard & 1) {
-        view.replace = server->replace_node;
-    }
     uint64_t id = 0;
-    enum membership_step step = membership_next(&view, &id);
-    if (step == MEMBERSHIP_UNSAFE) {
-        say_warn("cannot take a node out: another voter is not connected", "shard=%u node=%llu",
-                 shard, (unsigned long long)id);
+    switch (membership_next(&view, &id)) {
+    case MEMBERSHIP_NONE:
         return;
-    }
-    propose(server, shard, step, id, now_ms);
-}
-
-/* --- replacing a node ------------------------------------------------------------------------- */
-
-enum presence { ABSENT, STANDBY, VOTER };
-
-static enum presence presence_of(const struct group *group, uint64_t id) {
-    struct group_server servers[LIMIT_NODES];
-    unsigned n = group_servers(group, servers);
-    for (unsigned i = 0; i < n; i++) {
-        if (servers[i].id == id) {
-            return servers[i].voter ? VOTER : STANDBY;
+    case MEMBERSHIP_UNSAFE:
+        if (may_say(server, now_ms)) {
+            say_warn("cannot take a node out: a voter that stays is not connected or far behind",
+                     "shard=%u node=%llu", shard, (unsigned long long)id);
         }
-    }
-    return ABSENT;
-}
-
-static uint64_t all_shards(const struct server *server) {
-    unsigned n = server->config->shards;
-    return n == 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
-}
-
-/* Whatever the node promised under its old directory is void now: a new one may come. False when
- * that could not be written down. */
-static bool let_new_directory_in(struct server *server, uint64_t node) {
-    struct error error = {0};
-    if (known_peers_forget(&server->known_peers, node, &error) != ERROR_NONE) {
-        say_error("cannot forget a replaced node", "reason=%s", error.message);
-        return false;
-    }
-    say_info("ready for the replaced node", "node=%llu", (unsigned long long)node);
-    return true;
-}
-
-/* What others have not heard of yet is only that the node is out. To take it out once more would
- * hit its new self. */
-static void tell_done_from_now_on(struct server *server, uint64_t node) {
-    if (server->replace_tell_node != node) {
         return;
-    }
-    server->replace_tell_done = true;
-    if (server->replace_tell_incarnation == 0) {
-        server->replace_tell_node = 0;
-    }
-}
-
-static void watch_replace(struct server *server, uint64_t now_ms) {
-    if (server->replace_node == 0) {
-        return;
-    }
-    for (unsigned i = 0; i < server->config->shards; i++) {
-        const struct group *group = server->groups[i];
-        uint64_t bit = (uint64_t)1 << i;
-        enum presence presence = presence_of(group, server->replace_node);
-        bool committed = !group_is_changing(group);
-        /* A leader takes a standby out as well: it knows how much log the former self had. */
-        bool leads = group_role(group) == GROUP_LEADER;
-        if (committed && (presence == ABSENT || (presence == STANDBY && !leads))) {
-            server->replace_pending &= ~bit;
-            server->replace_out |= bit;
+    case MEMBERSHIP_HAND_OVER:
+        if (group_transfer(group, now_ms, 0)) {
+            say_info("hands leadership over before it is taken out", "shard=%u", shard);
         }
-    }
-    if (server->replace_out == all_shards(server)) {
-        if (let_new_directory_in(server, server->replace_node)) {
-            tell_done_from_now_on(server, server->replace_node);
-            server->replace_node = 0;
-        }
-    } else if (now_ms >= server->replace_until_ms) {
-        say_warn("replacing a node took too long; give the command again", "node=%llu",
-                 (unsigned long long)server->replace_node);
-        server->replace_node = 0;
-        server->replace_pending = 0;
-    }
-}
-
-static void begin_replace(struct server *server, uint64_t node) {
-    say_info("replacing a node", "node=%llu", (unsigned long long)node);
-    server->replace_node = node;
-    server->replace_until_ms = server_now(server) + REPLACE_LASTS_MS;
-    server->replace_pending = all_shards(server);
-    server->replace_out = 0;
-}
-
-static void tell_replace(struct server *server) {
-    const struct config *config = server->config;
-    struct buffer header = {0};
-    buffer_put_u64(&header, server->replace_tell_node);
-    buffer_put_u64(&header, server->replace_number);
-    buffer_put_u64(&header, server->replace_tell_incarnation);
-    buffer_put_u8(&header, server->replace_tell_done ? 1 : 0);
-    struct peer_message message = {.type = PEER_MESSAGE_REPLACE, .header = buffer_slice(&header)};
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        if (config->nodes[i].id != config->node_id) {
-            (void)peers_send(server->peers, config->nodes[i].id, PEER_LANE_NORMAL, &message);
-        }
-    }
-    buffer_free(&header);
-    server->replace_told_ms = server_now(server);
-}
-
-/* The command was given here: tells it again to those whom it has not reached. */
-static void repeat_replace(struct server *server, uint64_t now_ms) {
-    if (server->replace_tell_node == 0 || now_ms < server->replace_told_ms + REPLACE_TELL_MS) {
+        return;
+    case MEMBERSHIP_REMOVE:
+        propose(server, shard, MEMBERSHIP_REMOVE, id, now_ms);
+        return;
+    case MEMBERSHIP_ADD:
+        propose(server, shard, MEMBERSHIP_ADD, id, now_ms);
+        return;
+    case MEMBERSHIP_PROMOTE:
+        propose(server, shard, MEMBERSHIP_PROMOTE, id, now_ms);
         return;
     }
-    if (now_ms < server->replace_tell_until_ms) {
-        tell_replace(server);
-    } else {
-        server->replace_tell_node = 0;
-    }
-}
-
-enum error_code server_replace(struct server *server, uint64_t node, struct error *error) {
-    const struct config *config = server->config;
-    if (node == config->node_id) {
-        return error_set(error, ERROR_INVALID,
-                         "this is node %llu itself: give the command to another node",
-                         (unsigned long long)node);
-    }
-    if (config_find_node(config, (uint32_t)node) == NULL || node > UINT32_MAX) {
-        return error_set(error, ERROR_INVALID, "no node %llu in this cluster's configuration",
-                         (unsigned long long)node);
-    }
-    if (config->n_nodes < 3) {
-        return error_set(error, ERROR_INVALID,
-                         "a node can be replaced in a cluster of three or more only");
-    }
-    for (unsigned i = 0; i < config->n_nodes; i++) {
-        uint64_t id = config->nodes[i].id;
-        if (id != config->node_id && id != node && !peers_is_up(server->peers, id)) {
-            return error_set(error, ERROR_INVALID,
-                             "node %llu is not connected: all other nodes must be up to take node "
-                             "%llu out safely",
-                             (unsigned long long)id, (unsigned long long)node);
-        }
-    }
-    server->replace_number =
-        server->identity.incarnation + (server->identity.boot << 32) + ++server->replace_commands;
-    server->replace_tell_node = node;
-    server->replace_tell_incarnation = 0;
-    (void)known_peers_get(&server->known_peers, node, &server->replace_tell_incarnation);
-    server->replace_tell_done = false;
-    server->replace_tell_until_ms = server_now(server) + REPLACE_TOLD_MS;
-    tell_replace(server);
-    begin_replace(server, node);
-    return ERROR_NONE;
-}
-
-/* All shards have taken the node out, as somebody saw who took part. */
-static void receive_replace_done(struct server *server, uint64_t node, uint64_t incarnation) {
-    uint64_t known = 0;
-    if (!known_peers_get(&server->known_peers, node, &known) || known != incarnation ||
-        !let_new_directory_in(server, node)) {
-        return;
-    }
-    if (server->replace_node == node) {
-        server->replace_node = 0;
-        server->replace_pending = 0;
-    }
-}
-
-void server_receive_replace(struct server *server, uint64_t from,
-                            const struct peer_message *message) {
-    struct reader reader = reader_make(message->header);
-    uint64_t node = reader_u64(&reader);
-    uint64_t number = reader_u64(&reader);
-    uint64_t incarnation = reader_u64(&reader);
-    uint8_t done = reader_u8(&reader);
-    if (!reader_done(&reader) || done > 1 || node == from || node == server->config->node_id ||
-        node > UINT32_MAX || config_find_node(server->config, (uint32_t)node) == NULL) {
-        return;
-    }
-    if (done == 1) {
-        receive_replace_done(server, node, incarnation);
-        return;
-    }
-    if (number == server->replace_number) {
-        return;
-    }
-    server->replace_number = number;
-    server->replace_tell_node = 0; /* a newer command takes the place of one given here */
-    begin_replace(server, node);
 }
 
 void server_tend_members(struct server *server, uint64_t now_ms) {
-    repeat_replace(server, now_ms);
-    watch_replace(server, now_ms);
+    server_tend_orders(server, now_ms);
     for (unsigned i = 0; i < server->config->shards; i++) {
-        tend_group(server, i, now_ms);
+        if (group_role(server->groups[i]) == GROUP_LEADER) {
+            tend_group(server, i, now_ms);
+        }
+    }
+}
+
+/* --- telling ---------------------------------------------------------------------------------- */
+
+static void write_text(struct buffer *out, const char *text) {
+    resp_write_bulk(out, slice_of(text));
+}
+
+static void write_number(struct buffer *out, const char *name, uint64_t number) {
+    write_text(out, name);
+    resp_write_integer(out, (int64_t)number);
+}
+
+static void write_order(const struct server *server, struct buffer *out) {
+    static const char *const words[] = {
+        [CLUSTER_ADD] = "add", [CLUSTER_REMOVE] = "remove", [CLUSTER_REPLACE] = "replace"};
+    const struct server_orders *orders = &server->orders;
+    char text[48] = "";
+    if (orders->kind != CLUSTER_ORDER_NONE) {
+        snprintf(text, sizeof text, "%s %llu", words[orders->kind],
+                 (unsigned long long)orders->node);
+    }
+    write_text(out, "order");
+    write_text(out, text);
+}
+
+static void write_node(const struct server *server, const struct config_node *node,
+                       struct buffer *out, int version) {
+    const struct server_peer *seen = server_seen(server, node->id);
+    bool is_self = node->id == server->config->node_id;
+    char address[CONFIG_HOST_SIZE + 8];
+    resp_write_map(out, 6, version);
+    write_number(out, "id", node->id);
+    config_format_address(&node->client, address, sizeof address);
+    write_text(out, "client");
+    write_text(out, address);
+    config_format_address(&node->peer, address, sizeof address);
+    write_text(out, "peer");
+    write_text(out, address);
+    write_number(out, "connected", is_self || peers_is_up(server->peers, node->id));
+    write_text(out, "release");
+    write_text(out, is_self ? IKV_VERSION : seen != NULL ? seen->release : "");
+    write_number(out, "blank",
+                 is_self ? server->identity.cluster_id == 0
+                         : seen != NULL && seen->cluster_id == 0);
+}
+
+static void write_shard(const struct server *server, unsigned shard, struct buffer *out,
+                        int version) {
+    const struct group *group = server->groups[shard];
+    struct group_server servers[LIMIT_NODES];
+    unsigned n = group_servers(group, servers);
+    bool leads = group_role(group) == GROUP_LEADER;
+    resp_write_map(out, 7, version);
+    write_number(out, "shard", shard);
+    write_number(out, "leader", group_leader(group));
+    write_number(out, "term", group_term(group));
+    write_number(out, "commit", group_commit(group));
+    write_number(out, "applied", server->shards[shard].state.applied_index);
+    write_number(out, "changing", group_is_changing(group));
+    write_text(out, "members");
+    resp_write_array(out, n);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t match = servers[i].id == server->config->node_id ? group_last(group)
+                         : leads ? group_match(group, servers[i].id)
+                                 : 0;
+        resp_write_map(out, 3, version);
+        write_number(out, "id", servers[i].id);
+        write_number(out, "voter", servers[i].voter);
+        write_number(out, "match", match);
+    }
+}
+
+void server_write_members(void *data, struct buffer *out, int version) {
+    const struct server *server = data;
+    const struct config *config = server->config;
+    char id[17];
+    snprintf(id, sizeof id, "%016llx", (unsigned long long)server->identity.cluster_id);
+    resp_write_map(out, 8, version);
+    write_text(out, "cluster");
+    write_text(out, config->cluster);
+    write_text(out, "cluster_id");
+    write_text(out, id);
+    write_number(out, "self", config->node_id);
+    write_number(out, "started", server->started);
+    write_number(out, "digest_mismatches", server->digest_mismatches);
+    write_order(server, out);
+    write_text(out, "nodes");
+    resp_write_array(out, config->n_nodes);
+    for (unsigned i = 0; i < config->n_nodes; i++) {
+        write_node(server, &config->nodes[i], out, version);
+    }
+    write_text(out, "shards");
+    resp_write_array(out, server->started ? config->shards : 0);
+    for (unsigned i = 0; i < config->shards && server->started; i++) {
+        write_shard(server, i, out, version);
     }
 }

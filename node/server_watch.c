@@ -172,6 +172,8 @@ static void gather_readiness(const struct server *server, uint64_t now_ms,
     memset(readiness, 0, sizeof *readiness);
     readiness->draining = server->stopping;
     readiness->joining = !server->started;
+    readiness->unadded = server->started &&
+                         server_presence_of(server->groups[0], server->identity.node_id) == ABSENT;
     readiness->disk_low = server->disk_low || !log_has_space(server->log);
     readiness->disk_free_bytes = server->disk_free;
     readiness->replicas_differ = server->digest_mismatches > 0;

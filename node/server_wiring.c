@@ -249,8 +249,8 @@ static void peers_message(void *data, uint64_t from, struct peer_message *messag
     } else if (message->type == PEER_MESSAGE_DIGEST) {
         server_receive_digest(server, from, message);
         drop_message(message);
-    } else if (message->type == PEER_MESSAGE_REPLACE) {
-        server_receive_replace(server, from, message);
+    } else if (message->type == PEER_MESSAGE_ORDER) {
+        server_receive_order(server, from, message);
         drop_message(message);
     } else {
         sound = server->started && router_receive(server->router, from, message);
@@ -300,28 +300,6 @@ static void peers_gone(void *data, uint64_t node) {
     }
 }
 
-static bool peers_check(void *data, uint64_t node, uint64_t incarnation, struct error *error) {
-    struct server *server = data;
-    uint64_t known = 0;
-    if (!known_peers_get(&server->known_peers, node, &known)) {
-        return known_peers_set(&server->known_peers, node, incarnation, error) == ERROR_NONE;
-    }
-    if (known == incarnation) {
-        return true;
-    }
-    (void)error_set(error, ERROR_MISMATCH,
-                    "node %llu comes with another data directory than the one it had before: it "
-                    "lost its disk, or somebody else uses its id; it must not vote under its old "
-                    "identity: see the replace procedure in docs/operations.md",
-                    (unsigned long long)node);
-    if (server_now(server) >= server->refused_said_ms + SERVER_SAY_AGAIN_MS) {
-        server->refused_said_ms = server_now(server);
-        say_error("refused a peer", "node=%llu reason=%s", (unsigned long long)node,
-                  error->message);
-    }
-    return false;
-}
-
 static void peers_refused(void *data, uint64_t node, const char *reason) {
     struct server *server = data;
     if (strncmp(server->refusal, reason, sizeof server->refusal - 1) != 0) {
@@ -345,7 +323,7 @@ struct peers_callbacks server_peers_callbacks(struct server *server) {
                                     .on_link_out = peers_link_out,
                                     .on_link_in = peers_link_in,
                                     .on_gone = peers_gone,
-                                    .check_peer = peers_check,
+                                    .check_peer = server_check_peer,
                                     .on_refused = peers_refused,
                                     .log = peers_say};
 }

@@ -59,6 +59,16 @@ enum {
     SESSION_ADDRESS_SIZE = 64  /* "[IPv6]:port" and NUL */
 };
 
+/* What operators can ask of a cluster; the numbers travel between nodes. */
+enum cluster_order {
+    CLUSTER_ORDER_NONE = 0,
+    CLUSTER_ADD = 1,
+    CLUSTER_REMOVE = 2,
+    CLUSTER_REPLACE = 3,
+    CLUSTER_TRANSFER = 4,
+    CLUSTER_REBALANCE = 5
+};
+
 struct session_limits {
     unsigned n_shards;
     uint64_t max_value;    /* bytes */
@@ -100,8 +110,12 @@ struct session_port {
     bool (*find_leader)(void *data, unsigned shard, const char **host, uint16_t *port);
     /* Fills in bytes that nobody can guess. */
     enum error_code (*random)(void *data, void *bytes, size_t size, struct error *error);
-    /* CLUSTER REPLACE; may be NULL. On refusal the error tells why. */
-    enum error_code (*replace)(void *data, uint64_t node, struct error *error);
+    /* CLUSTER ADD, REMOVE, REPLACE, TRANSFER (`shard`; node 0: any), REBALANCE; may be NULL. On
+     * refusal the error tells why. */
+    enum error_code (*order)(void *data, enum cluster_order order, uint64_t node, unsigned shard,
+                             struct error *error);
+    /* CLUSTER MEMBERS: appends the RESP value; may be NULL. */
+    void (*write_members)(void *data, struct buffer *out, int version);
     /* The change feed; NULL: there is none. Must outlive the sessions. */
     struct feed *feed;
     /* For session_host.requests, else NULL. Microseconds of the same clock as now_ms. */

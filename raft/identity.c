@@ -227,6 +227,21 @@ static enum error_code random_incarnation(uint64_t *incarnation, struct error *e
     return ERROR_NONE;
 }
 
+static enum error_code identity_write(const char *dir, const struct identity *identity,
+                                      struct error *error) {
+    struct buffer bytes = {.data = NULL};
+    file_start(&bytes, identity_magic);
+    buffer_put_u32(&bytes, identity->n_shards);
+    buffer_put_u64(&bytes, identity->node_id);
+    buffer_put_u64(&bytes, identity->incarnation);
+    buffer_put_bytes(&bytes, slice_of(identity->cluster));
+    buffer_put_u64(&bytes, identity->cluster_id);
+    buffer_put_u8(&bytes, identity->founder);
+    enum error_code code = file_replace(dir, "identity", &bytes, error);
+    buffer_free(&bytes);
+    return code;
+}
+
 static enum error_code identity_create(const char *dir, const char *cluster, uint64_t node_id,
                                        unsigned n_shards, struct identity *identity,
                                        struct error *error) {
@@ -246,18 +261,7 @@ static enum error_code identity_create(const char *dir, const char *cluster, uin
     identity->node_id = node_id;
     identity->n_shards = n_shards;
     enum error_code code = random_incarnation(&identity->incarnation, error);
-    if (code != ERROR_NONE) {
-        return code;
-    }
-    struct buffer bytes = {.data = NULL};
-    file_start(&bytes, identity_magic);
-    buffer_put_u32(&bytes, n_shards);
-    buffer_put_u64(&bytes, node_id);
-    buffer_put_u64(&bytes, identity->incarnation);
-    buffer_put_bytes(&bytes, slice_of(cluster));
-    code = file_replace(dir, "identity", &bytes, error);
-    buffer_free(&bytes);
-    return code;
+    return code == ERROR_NONE ? identity_write(dir, identity, error) : code;
 }
 
 static enum error_code identity_parse(const char *dir, struct reader *body,
@@ -266,6 +270,8 @@ static enum error_code identity_parse(const char *dir, struct reader *body,
     identity->node_id = reader_u64(body);
     identity->incarnation = reader_u64(body);
     struct slice cluster = reader_bytes(body);
+    identity->cluster_id = reader_u64(body);
+    identity->founder = reader_u8(body) != 0;
     if (!reader_done(body) || cluster.size > IDENTITY_CLUSTER_MAX || identity->incarnation == 0) {
         return file_malformed(dir, "identity", error);
     }
@@ -348,6 +354,34 @@ enum error_code identity_open(const char *dir, const char *cluster, uint64_t nod
         }
     }
     buffer_free(&bytes);
+    return code;
+}
+
+enum error_code identity_read(const char *dir, struct identity *identity, struct error *error) {
+    struct buffer bytes = {.data = NULL};
+    struct reader body;
+    bool found = false;
+    *identity = (struct identity){.node_id = 0};
+    enum error_code code = file_load(dir, "identity", identity_magic, &bytes, &body, &found, error);
+    if (code == ERROR_NONE && !found) {
+        code = error_set(error, ERROR_INVALID, "%s is no data directory: it has no identity file",
+                         dir);
+    }
+    code = code == ERROR_NONE ? identity_parse(dir, &body, identity, error) : code;
+    code = code == ERROR_NONE ? boot_load(dir, identity, error) : code;
+    buffer_free(&bytes);
+    return code;
+}
+
+enum error_code identity_join(const char *dir, struct identity *identity, uint64_t cluster_id,
+                              bool founder, struct error *error) {
+    struct identity changed = *identity;
+    changed.cluster_id = cluster_id;
+    changed.founder = founder;
+    enum error_code code = identity_write(dir, &changed, error);
+    if (code == ERROR_NONE) {
+        *identity = changed;
+    }
     return code;
 }
 
@@ -455,6 +489,16 @@ enum error_code known_peers_set(struct known_peers *peers, uint64_t node_id, uin
     changed.known[k].node_id = node_id;
     changed.known[k].incarnation = incarnation;
     changed.n = k == peers->n ? peers->n + 1 : peers->n;
+    enum error_code code = peers_store(&changed, error);
+    if (code == ERROR_NONE) {
+        *peers = changed;
+    }
+    return code;
+}
+
+enum error_code known_peers_forget_all(struct known_peers *peers, struct error *error) {
+    struct known_peers changed = *peers;
+    changed.n = 0;
     enum error_code code = peers_store(&changed, error);
     if (code == ERROR_NONE) {
         *peers = changed;

@@ -8,7 +8,7 @@
  * Files, all little-endian, each replaced as a whole and closed by a CRC-32C of what is before:
  *
  *   identity  "IKVIDENT"  version u32  shards u32  node id u64  incarnation u64
- *             cluster name: size u32, bytes        CRC-32C u32
+ *             cluster name: size u32, bytes  cluster id u64  founder u8        CRC-32C u32
  *   boot      "IKVBOOT\n" version u32  incarnation u64  boot u64   CRC-32C u32
  *   peers     "IKVPEERS"  version u32  incarnation u64  count u32
  *             count times (node id u64, incarnation u64)          CRC-32C u32
@@ -31,6 +31,10 @@ struct identity {
     char cluster[IDENTITY_CLUSTER_MAX + 1];
     uint64_t node_id;
     uint64_t incarnation;
+    /* Tells clusters of the same name apart, such as one that was restored from a backup and what
+     * is left of the one before. 0: the node belongs to none yet. */
+    uint64_t cluster_id;
+    bool founder; /* it wrote, or is to write, the first entry of each shard's log */
     unsigned n_shards;
     uint64_t boot; /* completed starts so far, see identity_boot(); 0: the node never ran */
 };
@@ -45,6 +49,15 @@ enum error_code identity_lock(const char *dir, int *fd, struct error *error);
  * newer program wrote it. */
 enum error_code identity_open(const char *dir, const char *cluster, uint64_t node_id,
                               unsigned n_shards, struct identity *identity, struct error *error);
+
+/* Reads the identity of a directory that has one, without changing anything. ERROR_INVALID: there
+ * is none. */
+enum error_code identity_read(const char *dir, struct identity *identity, struct error *error);
+
+/* The directory belongs to this cluster from now on; durable when it returns ERROR_NONE, else
+ * nothing has changed. */
+enum error_code identity_join(const char *dir, struct identity *identity, uint64_t cluster_id,
+                              bool founder, struct error *error);
 
 /* Increments the boot counter durably and stores the new value, which no earlier start had, in
  * identity->boot. Call it after log_open(): `boot > 0` then means that the log exists, which is
@@ -73,6 +86,8 @@ bool known_peers_get(const struct known_peers *peers, uint64_t node_id, uint64_t
  * than a cluster can have had. */
 enum error_code known_peers_set(struct known_peers *peers, uint64_t node_id, uint64_t incarnation,
                                 struct error *error);
+/* Forgets all of them, in the file. */
+enum error_code known_peers_forget_all(struct known_peers *peers, struct error *error);
 /* Forgets a peer that was removed from the cluster. Durable when it returns ERROR_NONE. */
 enum error_code known_peers_forget(struct known_peers *peers, uint64_t node_id,
                                    struct error *error);

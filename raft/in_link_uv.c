@@ -147,8 +147,7 @@ static enum error_code check_hello(struct in_link *link, const struct wire_hands
                          "node %llu does not know a node %llu; add it to its configuration",
                          (unsigned long long)options->self, (unsigned long long)hello->from);
     }
-    if (!options->callbacks.check_peer(options->callbacks.data, hello->from, hello->incarnation,
-                                       error)) {
+    if (!peers_check(peers, hello, error)) {
         return error->code == ERROR_NONE ? ERROR_MISMATCH : error->code;
     }
     return check_epoch(peer, hello, error);

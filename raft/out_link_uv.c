@@ -129,9 +129,7 @@ static enum error_code check_welcome(struct out_link *link, const struct wire_ha
                          "node %llu answered; check the peer addresses in the configuration",
                          (unsigned long long)welcome->from);
     }
-    const struct peers_callbacks *callbacks = &peers->options.callbacks;
-    bool accepted = callbacks->check_peer(callbacks->data, node, welcome->incarnation, error);
-    return accepted ? ERROR_NONE : ERROR_MISMATCH;
+    return peers_check(peers, welcome, error) ? ERROR_NONE : ERROR_MISMATCH;
 }
 
 static void refused(struct out_link *link, const struct wire_handshake *answer) {

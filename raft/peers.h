@@ -65,6 +65,16 @@ struct peer_message {
     struct payload **attachments;
 };
 
+enum { PEER_RELEASE_SIZE = 32 }; /* bytes of a release's name, and NUL */
+
+/* Who a node says that it is, beside its id. */
+struct peer_identity {
+    uint64_t incarnation;            /* of its data directory */
+    uint64_t cluster_id;             /* of the cluster it belongs to, 0: none yet */
+    uint32_t level;                  /* highest feature level that its release understands */
+    char release[PEER_RELEASE_SIZE]; /* for people */
+};
+
 struct peer_address {
     uint64_t id;
     char host[64]; /* IPv4, IPv6 or name */
@@ -84,9 +94,10 @@ struct peers_callbacks {
     /* A dial to `node` ended with "connection refused" or its link was reset or closed by the other
      * side: nobody listens there, a hint that the process is gone. */
     void (*on_gone)(void *data, uint64_t node);
-    /* Whether `incarnation` is the right one for `node`; a first contact is remembered durably
-     * before true is returned. On false the error's message tells both sides' logs why. */
-    bool (*check_peer)(void *data, uint64_t node, uint64_t incarnation, struct error *error);
+    /* Whether this is `node`: the right incarnation and cluster; a first contact is remembered
+     * durably before true is returned. On false the error's message tells both sides' logs why. */
+    bool (*check_peer)(void *data, uint64_t node, const struct peer_identity *identity,
+                       struct error *error);
     /* The other side refused this node, with its reason (wrong cluster, wiped disk ...). Called at
      * most once per dial. */
     void (*on_refused)(void *data, uint64_t node, const char *reason);
@@ -96,10 +107,10 @@ struct peers_callbacks {
 };
 
 struct peers_options {
-    uint64_t self;       /* node id */
-    const char *cluster; /* name */
-    uint64_t incarnation;
-    uint64_t boot; /* boot number; the upper half of link epochs */
+    uint64_t self;                 /* node id */
+    const char *cluster;           /* name */
+    struct peer_identity identity; /* of this node */
+    uint64_t boot;                 /* boot number; the upper half of link epochs */
     struct peer_address listen;
     const struct peer_address *nodes; /* all nodes but self */
     unsigned n_nodes;
@@ -120,6 +131,14 @@ enum error_code peers_open(struct peers **peers, struct uv_loop_s *loop,
 /* New links use these keys from now on; those that are up keep theirs. Only where there were keys
  * before. */
 void peers_set_tls(struct peers *peers, const struct tls_keys *keys);
+
+/* From now on this node says that it belongs to this cluster; links that are up stay. */
+void peers_set_cluster_id(struct peers *peers, uint64_t cluster_id);
+
+/* These are the other nodes from now on: links to those that are missing, or have another address,
+ * end without a word to the user except on_link_out() and on_link_in(); new ones are dialed. At
+ * most LIMIT_NODES - 1. Not from within a callback. */
+void peers_set_nodes(struct peers *peers, const struct peer_address *nodes, unsigned n_nodes);
 
 /* Closes everything; no other callback runs any more, then `closed` runs on the loop, after which
  * the memory is gone. */

@@ -119,6 +119,9 @@ void peers_log_limited(struct peers *peers, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Fields of HELLO and WELCOME that say who this node is. */
 void peers_introduce(const struct peers *peers, struct wire_handshake *handshake);
+/* Asks the user whether the other side of a handshake is who it should be. */
+bool peers_check(const struct peers *peers, const struct wire_handshake *handshake,
+                 struct error *error);
 /* Parses an IPv4 or IPv6 literal. */
 bool peers_parse_ip(const char *host, uint16_t port, struct sockaddr_storage *address);
 /* Options of a connected socket: no delay, dead peers noticed, little unsent data in the kernel. */

@@ -13,7 +13,7 @@ enum { LOG_LINE_SIZE = 768, LOG_LIMIT_MS = 1000 };
 
 struct peer *peers_find(struct peers *peers, uint64_t node) {
     for (unsigned i = 0; i < peers->n_nodes; i++) {
-        if (peers->nodes[i].address.id == node) {
+        if (node != 0 && peers->nodes[i].address.id == node) {
             return &peers->nodes[i];
         }
     }
@@ -60,8 +60,34 @@ void peers_log_limited(struct peers *peers, const char *format, ...) {
 void peers_introduce(const struct peers *peers, struct wire_handshake *handshake) {
     snprintf(handshake->cluster, sizeof handshake->cluster, "%s", peers->options.cluster);
     handshake->from = peers->options.self;
-    handshake->incarnation = peers->options.incarnation;
+    const struct peer_identity *identity = &peers->options.identity;
+    handshake->incarnation = identity->incarnation;
     handshake->boot = peers->options.boot;
+    handshake->cluster_id = identity->cluster_id;
+    handshake->level = identity->level;
+    handshake->wire_min = WIRE_VERSION;
+    handshake->wire_max = WIRE_VERSION;
+    snprintf(handshake->release, sizeof handshake->release, "%s", identity->release);
+}
+
+bool peers_check(const struct peers *peers, const struct wire_handshake *handshake,
+                 struct error *error) {
+    const struct peers_callbacks *callbacks = &peers->options.callbacks;
+    struct peer_identity identity = {.incarnation = handshake->incarnation,
+                                     .cluster_id = handshake->cluster_id,
+                                     .level = handshake->level};
+    snprintf(identity.release, sizeof identity.release, "%s", handshake->release);
+    if (handshake->wire_min > WIRE_VERSION || handshake->wire_max < WIRE_VERSION) {
+        (void)error_set(error, ERROR_VERSION,
+                        "node %llu (release %s) speaks versions %u to %u of the peer protocol, "
+                        "node %llu (release %s) version %d; neighbouring releases share one: "
+                        "upgrade one release after the other",
+                        (unsigned long long)handshake->from, identity.release, handshake->wire_min,
+                        handshake->wire_max, (unsigned long long)peers->options.self,
+                        peers->options.identity.release, WIRE_VERSION);
+        return false;
+    }
+    return callbacks->check_peer(callbacks->data, handshake->from, &identity, error);
 }
 
 bool peers_parse_ip(const char *host, uint16_t port, struct sockaddr_storage *address) {
@@ -177,10 +203,10 @@ static struct peers *peers_new(struct uv_loop_s *loop, const struct peers_option
     peers->options.cluster = mem_strdup(options->cluster);
     peers->options.nodes = NULL;
     peers->n_nodes = options->n_nodes;
-    peers->nodes = mem_zalloc(options->n_nodes + 1, sizeof *peers->nodes);
+    peers->nodes = mem_zalloc(LIMIT_NODES, sizeof *peers->nodes);
     peers->read_buffer = mem_alloc(PEERS_READ_BUFFER);
     list_init(&peers->strangers);
-    prng_seed(&peers->prng, options->self ^ options->incarnation ^ (options->boot << 20));
+    prng_seed(&peers->prng, options->self ^ options->identity.incarnation ^ (options->boot << 20));
     for (unsigned i = 0; i < options->n_nodes; i++) {
         ASSERT(options->nodes[i].id != options->self);
         peers->nodes[i].peers = peers;
@@ -211,6 +237,86 @@ enum error_code peers_open(struct peers **out, struct uv_loop_s *loop,
     }
     *out = peers;
     return ERROR_NONE;
+}
+
+void peers_set_cluster_id(struct peers *peers, uint64_t cluster_id) {
+    peers->options.identity.cluster_id = cluster_id;
+}
+
+static bool same_address(const struct peer_address *a, const struct peer_address *b) {
+    return a->id == b->id && a->port == b->port && strcmp(a->host, b->host) == 0;
+}
+
+/* The timer stays, for the next node that takes the place. */
+static void drop_peer(struct peer *peer) {
+    const struct peers_callbacks *callbacks = &peer->peers->options.callbacks;
+    uint64_t node = peer->address.id;
+    struct out_link *out = peer->out;
+    struct in_link *in = peer->in;
+    bool was_out = out != NULL && out->state == OUT_UP;
+    uint64_t out_epoch = out != NULL ? out->epoch : 0;
+    uint64_t in_epoch = in != NULL ? in->epoch : 0;
+    uv_timer_stop(&peer->retry);
+    if (out != NULL) {
+        out_link_abort(out);
+    }
+    if (in != NULL) {
+        in_link_abort(in);
+    }
+    peer->address = (struct peer_address){0};
+    if (was_out && callbacks->on_link_out != NULL) {
+        callbacks->on_link_out(callbacks->data, node, false, out_epoch);
+    }
+    if (in != NULL && callbacks->on_link_in != NULL) {
+        callbacks->on_link_in(callbacks->data, node, false, in_epoch);
+    }
+}
+
+/* A place that nobody has; its timer is made when it is used for the first time. */
+static struct peer *free_place(struct peers *peers) {
+    for (unsigned i = 0; i < peers->n_nodes; i++) {
+        if (peers->nodes[i].address.id == 0) {
+            return &peers->nodes[i];
+        }
+    }
+    ASSERT(peers->n_nodes < LIMIT_NODES);
+    struct peer *peer = &peers->nodes[peers->n_nodes++];
+    peer->peers = peers;
+    uv_timer_init(peers->loop, &peer->retry);
+    peer->retry.data = peers;
+    peers->n_open++;
+    return peer;
+}
+
+static void add_peer(struct peers *peers, const struct peer_address *address) {
+    struct peer *peer = free_place(peers);
+    peer->address = *address;
+    peer->failures = 0;
+    peer->dials_plain = false;
+    peer->logged = 0;
+    peer->in_epoch = 0;
+    peer->in_incarnation = 0;
+    out_link_dial(peer);
+}
+
+void peers_set_nodes(struct peers *peers, const struct peer_address *nodes, unsigned n_nodes) {
+    ASSERT(n_nodes < LIMIT_NODES && !peers->closing);
+    for (unsigned i = 0; i < peers->n_nodes; i++) {
+        struct peer *peer = &peers->nodes[i];
+        bool stays = peer->address.id == 0;
+        for (unsigned k = 0; k < n_nodes && !stays; k++) {
+            stays = same_address(&peer->address, &nodes[k]);
+        }
+        if (!stays) {
+            drop_peer(peer);
+        }
+    }
+    for (unsigned k = 0; k < n_nodes; k++) {
+        ASSERT(nodes[k].id != 0 && nodes[k].id != peers->options.self);
+        if (peers_find(peers, nodes[k].id) == NULL) {
+            add_peer(peers, &nodes[k]);
+        }
+    }
 }
 
 void peers_set_tls(struct peers *peers, const struct tls_keys *keys) {

@@ -31,6 +31,11 @@ static void put_handshake_body(struct buffer *out, const struct wire_handshake *
         buffer_put_u64(out, handshake->epoch);
         buffer_put_u64(out, handshake->to);
     }
+    buffer_put_u64(out, handshake->cluster_id);
+    buffer_put_u32(out, handshake->level);
+    buffer_put_u16(out, handshake->wire_min);
+    buffer_put_u16(out, handshake->wire_max);
+    put_text(out, handshake->release, WIRE_RELEASE_MAX);
 }
 
 static uint32_t handshake_crc(const uint8_t *frame, size_t body_size) {
@@ -89,7 +94,12 @@ static bool get_handshake_body(struct slice body, struct wire_handshake *handsha
         handshake->epoch = reader_u64(&reader);
         handshake->to = reader_u64(&reader);
     }
-    return reader_done(&reader);
+    handshake->cluster_id = reader_u64(&reader);
+    handshake->level = reader_u32(&reader);
+    handshake->wire_min = reader_u16(&reader);
+    handshake->wire_max = reader_u16(&reader);
+    /* What a later release says behind that is not for this one. */
+    return get_text(&reader, handshake->release, WIRE_RELEASE_MAX) && !reader.failed;
 }
 
 /* Moves bytes from `input` until the frame has `want`; false when the input ends before. */

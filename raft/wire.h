@@ -10,9 +10,12 @@
  *       u8[4]     u16       u8     u8      u32       u32     length bytes, at most 1 KiB
  *
  *     crc32c covers bytes 0..11 and the body.
- *     HELLO (1):   cluster (u32 length, bytes), from u64, incarnation u64, boot u64, epoch u64, to
- * u64 WELCOME (2): cluster (u32 length, bytes), from u64, incarnation u64, boot u64 REFUSED (3):
- * error code u32, reason (u32 length, bytes)
+ *     HELLO (1):   cluster (u32 length, bytes), from u64, incarnation u64, boot u64, epoch u64,
+ *                  to u64, who
+ *     WELCOME (2): cluster (u32 length, bytes), from u64, incarnation u64, boot u64, who
+ *     REFUSED (3): error code u32, reason (u32 length, bytes)
+ *     who:         cluster id u64, level u32, lowest and highest version of fragments u16 each,
+ *                  release (u32 length, bytes); a later release may append to it
  *
  * Fragment, everything that follows a handshake:
  *
@@ -59,12 +62,13 @@ enum {
     WIRE_HANDSHAKE_BODY_MAX = 1024,
     WIRE_HANDSHAKE_MAX = WIRE_HANDSHAKE_HEADER + WIRE_HANDSHAKE_BODY_MAX,
     WIRE_CLUSTER_MAX = 255, /* bytes of a cluster's name */
-    WIRE_REASON_MAX = 511   /* bytes of a refusal's reason */
+    WIRE_RELEASE_MAX = PEER_RELEASE_SIZE - 1,
+    WIRE_REASON_MAX = 511 /* bytes of a refusal's reason */
 };
 
 static_assert(WIRE_PREFIX_MAX <= WIRE_FRAGMENT_BODY_MAX, "the first fragment holds all sizes");
 static_assert(WIRE_REASON_MAX < (int)ERROR_MESSAGE_SIZE, "a reason fits into struct error");
-static_assert(WIRE_CLUSTER_MAX + 44 <= WIRE_HANDSHAKE_BODY_MAX, "HELLO fits");
+static_assert(WIRE_CLUSTER_MAX + WIRE_RELEASE_MAX + 64 <= WIRE_HANDSHAKE_BODY_MAX, "HELLO fits");
 static_assert(WIRE_REASON_MAX + 8 <= WIRE_HANDSHAKE_BODY_MAX, "REFUSED fits");
 
 /* What a decoder found in the bytes it was given. */
@@ -82,8 +86,13 @@ struct wire_handshake {
     uint64_t from;
     uint64_t incarnation;
     uint64_t boot;
-    uint64_t epoch;       /* HELLO */
-    uint64_t to;          /* HELLO */
+    uint64_t epoch;      /* HELLO */
+    uint64_t to;         /* HELLO */
+    uint64_t cluster_id; /* HELLO and WELCOME, like what follows; 0: part of no cluster yet */
+    uint32_t level;      /* see peer_identity */
+    uint16_t wire_min;   /* versions of fragments that the sender speaks */
+    uint16_t wire_max;
+    char release[WIRE_RELEASE_MAX + 1];
     enum error_code code; /* REFUSED */
     char reason[WIRE_REASON_MAX + 1];
 };

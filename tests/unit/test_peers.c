@@ -143,9 +143,10 @@ static void on_gone(void *data, uint64_t peer) {
     ((struct node *)data)->n_gone++;
 }
 
-static bool check_peer(void *data, uint64_t peer, uint64_t incarnation, struct error *error) {
+static bool check_peer(void *data, uint64_t peer, const struct peer_identity *identity,
+                       struct error *error) {
     struct node *node = data;
-    if (incarnation == node->bad_incarnation) {
+    if (identity->incarnation == node->bad_incarnation) {
         error_set(error, ERROR_MISMATCH, "node %d has another data directory than before",
                   (int)peer);
         return false;
@@ -200,27 +201,27 @@ static enum error_code try_open(unsigned self, unsigned others, struct setup set
             n++;
         }
     }
-    struct peers_options options = {.self = self + 1,
-                                    .cluster = setup.cluster,
-                                    .incarnation =
-                                        setup.incarnation != 0 ? setup.incarnation : 1000 + self,
-                                    .boot = setup.boot,
-                                    .listen = {.id = self + 1, .port = ports[self]},
-                                    .nodes = known,
-                                    .n_nodes = n,
-                                    .queue_bytes = setup.queue_bytes,
-                                    .reconnect_min_ms = 5,
-                                    .reconnect_max_ms = 50,
-                                    .tls = keys[self],
-                                    .tls_required = !tls_is_optional,
-                                    .callbacks = {.data = node,
-                                                  .on_message = on_message,
-                                                  .on_link_out = on_link_out,
-                                                  .on_link_in = on_link_in,
-                                                  .on_gone = on_gone,
-                                                  .check_peer = check_peer,
-                                                  .on_refused = on_refused,
-                                                  .log = on_log}};
+    struct peers_options options = {
+        .self = self + 1,
+        .cluster = setup.cluster,
+        .identity = {.incarnation = setup.incarnation != 0 ? setup.incarnation : 1000 + self},
+        .boot = setup.boot,
+        .listen = {.id = self + 1, .port = ports[self]},
+        .nodes = known,
+        .n_nodes = n,
+        .queue_bytes = setup.queue_bytes,
+        .reconnect_min_ms = 5,
+        .reconnect_max_ms = 50,
+        .tls = keys[self],
+        .tls_required = !tls_is_optional,
+        .callbacks = {.data = node,
+                      .on_message = on_message,
+                      .on_link_out = on_link_out,
+                      .on_link_in = on_link_in,
+                      .on_gone = on_gone,
+                      .check_peer = check_peer,
+                      .on_refused = on_refused,
+                      .log = on_log}};
     snprintf(options.listen.host, sizeof options.listen.host, "%s", setup.host);
     node->id = self + 1;
     enum error_code code = peers_open(&node->peers, &loop, &options, error);
@@ -397,6 +398,8 @@ static void raw_hello(int fd, const struct wire_handshake *hello) {
 
 static struct wire_handshake good_hello(uint64_t epoch) {
     return (struct wire_handshake){.kind = WIRE_HELLO,
+                                   .wire_min = WIRE_VERSION,
+                                   .wire_max = WIRE_VERSION,
                                    .cluster = "test",
                                    .from = 2,
                                    .incarnation = 5,
@@ -435,8 +438,13 @@ static int raw_welcome(int listener) {
     struct wire_handshake hello;
     assert_true(raw_read_handshake(fd, &hello));
     assert_int_equal(hello.kind, WIRE_HELLO);
-    struct wire_handshake welcome = {
-        .kind = WIRE_WELCOME, .cluster = "test", .from = 2, .incarnation = 5, .boot = 1};
+    struct wire_handshake welcome = {.kind = WIRE_WELCOME,
+                                     .wire_min = WIRE_VERSION,
+                                     .wire_max = WIRE_VERSION,
+                                     .cluster = "test",
+                                     .from = 2,
+                                     .incarnation = 5,
+                                     .boot = 1};
     raw_hello(fd, &welcome);
     return fd;
 }
@@ -575,8 +583,13 @@ static void test_wrong_welcome_is_given_up(void **state) {
     (void)state;
     int listener = raw_listen(ports[1]);
     node_open(0, 2, usual);
-    struct wire_handshake welcome = {
-        .kind = WIRE_WELCOME, .cluster = "test", .from = 3, .incarnation = 5, .boot = 1};
+    struct wire_handshake welcome = {.kind = WIRE_WELCOME,
+                                     .wire_min = WIRE_VERSION,
+                                     .wire_max = WIRE_VERSION,
+                                     .cluster = "test",
+                                     .from = 3,
+                                     .incarnation = 5,
+                                     .boot = 1};
     int fd = raw_accept(listener);
     raw_hello(fd, &welcome);
     RUN_UNTIL(strstr(nodes[0].logged, "node 3 answered") != NULL);

@@ -81,8 +81,11 @@ static void fake_describe(void *data, struct server_info *info) {
     info->uptime_ms = 90061000;
 }
 
-static enum error_code fake_replace(void *data, uint64_t node, struct error *error) {
+static enum error_code fake_order(void *data, enum cluster_order order, uint64_t node,
+                                  unsigned shard, struct error *error) {
     (void)data;
+    (void)order;
+    (void)shard;
     return node == 3 ? ERROR_NONE : error_set(error, ERROR_INVALID, "no node %d", (int)node);
 }
 
@@ -117,7 +120,7 @@ static int setup(void **state) {
                                       .now_ms = fake_now_ms,
                                       .random = fake_random,
                                       .describe = fake_describe,
-                                      .replace = fake_replace};
+                                      .order = fake_order};
     session_host_init(&t.host, &limits, &port);
     t.session = open_session();
     return 0;

@@ -163,10 +163,11 @@ static void on_link(void *data, uint64_t peer, bool up, uint64_t epoch) {
     }
 }
 
-static bool check_peer(void *data, uint64_t peer, uint64_t incarnation, struct error *error) {
+static bool check_peer(void *data, uint64_t peer, const struct peer_identity *identity,
+                       struct error *error) {
     (void)data;
     (void)peer;
-    (void)incarnation;
+    (void)identity;
     (void)error;
     return true;
 }
@@ -214,7 +215,7 @@ static void node_open(unsigned self, uint64_t queue_bytes) {
     struct peers_options options = {
         .self = self + 1,
         .cluster = "test",
-        .incarnation = 1000 + self,
+        .identity = {.incarnation = 1000 + self},
         .boot = 1,
         .listen = {.id = self + 1, .host = "127.0.0.1", .port = ports[self]},
         .nodes = &known,

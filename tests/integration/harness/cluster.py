@@ -270,11 +270,43 @@ class Cluster:
         self.directory = tempfile.mkdtemp(prefix="ikv-test-", dir=Options.directory)
         self.admin_secret = None  # of the user `admin`, when clients have to authenticate
         self.tls = None  # of the harness's own clients, when they have to use it
+        self.former = []  # nodes that were removed
         self.nodes = []
         for node_id in range(1, n + 1):
             self.nodes.append(Node(self, node_id))
         for node in self.nodes:
             node.write_config()
+
+    def add_node(self):
+        """One more node, which every configuration file names from now on; nothing is started, and
+        nobody told."""
+        node = Node(self, max(node.id for node in self.nodes + self.former) + 1)
+        node.settings["join"] = "yes"
+        self.nodes.append(node)
+        self.write_configs()
+        return node
+
+    def drop_node(self, node):
+        """Forgets a node that was taken out of the cluster, and stops it."""
+        if node.is_running():
+            node.stop()
+        self.nodes.remove(node)
+        self.former.append(node)
+        self.write_configs()
+
+    def write_configs(self):
+        for node in self.nodes:
+            node.write_config()
+
+    def reload(self):
+        """Running nodes read their files again."""
+        for node in self.running():
+            seen = node.log().count("nodes read again")
+            node.process.send_signal(signal.SIGHUP)
+            wait_for(
+                lambda node=node, seen=seen: node.log().count("nodes read again") > seen,
+                f"{node} to read its file again",
+            )
 
     def require_authentication(self):
         """Before start(): auth = required, with a secret of this cluster for administrators."""
@@ -316,7 +348,7 @@ class Cluster:
         return self
 
     def __getitem__(self, node_id):
-        return self.nodes[node_id - 1]
+        return next(node for node in self.nodes if node.id == node_id)
 
     def running(self):
         return [node for node in self.nodes if node.is_running()]
@@ -393,7 +425,7 @@ class Cluster:
     def complaints(self):
         """What no test may leave behind: reports in the logs, processes that ended by themselves."""
         found = []
-        for node in self.nodes:
+        for node in self.nodes + self.former:
             node.is_running()
             if not node.may_report:
                 found += node.unexpected_exits
@@ -403,7 +435,7 @@ class Cluster:
         return found
 
     def discard(self):
-        for node in self.nodes:
+        for node in self.nodes + self.former:
             node.discard()
         if not Options.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
