@@ -5,7 +5,7 @@
 #include "base/assert.h"
 
 void cluster_time_init(struct cluster_time *clock, uint64_t clock_ms, uint64_t now_ms) {
-    *clock = (struct cluster_time){.base_ms = clock_ms, .base_mono = now_ms};
+    *clock = (struct cluster_time){.base_ms = clock_ms, .base_mono = now_ms, .floor_ms = clock_ms};
 }
 
 uint64_t cluster_time_estimate(const struct cluster_time *clock, uint64_t now_ms) {
@@ -21,16 +21,38 @@ static void advance_to(struct cluster_time *clock, uint64_t time_ms, uint64_t no
 }
 
 void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
+    clock->floor_ms = time_ms > clock->floor_ms ? time_ms : clock->floor_ms;
     advance_to(clock, time_ms, now_ms);
 }
 
+static void note_offset(struct cluster_time *clock, int64_t offset_ms, uint64_t now_ms) {
+    if (!clock->following || now_ms - clock->window_since_ms >= 2 * CLUSTER_TIME_WINDOW_MS) {
+        clock->following = true;
+        clock->offset_ms = offset_ms;
+        clock->offset_before_ms = offset_ms;
+        clock->window_since_ms = now_ms;
+    } else if (now_ms - clock->window_since_ms >= CLUSTER_TIME_WINDOW_MS) {
+        clock->offset_before_ms = clock->offset_ms;
+        clock->offset_ms = offset_ms;
+        clock->window_since_ms = now_ms;
+    } else if (offset_ms > clock->offset_ms) {
+        clock->offset_ms = offset_ms;
+    }
+}
+
 void cluster_time_follow(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
-    advance_to(clock, time_ms, now_ms);
+    note_offset(clock, (int64_t)(time_ms - now_ms), now_ms);
+    int64_t offset_ms =
+        clock->offset_ms > clock->offset_before_ms ? clock->offset_ms : clock->offset_before_ms;
+    uint64_t told_ms = now_ms + (uint64_t)offset_ms;
+    clock->base_ms = told_ms > clock->floor_ms ? told_ms : clock->floor_ms;
+    clock->base_mono = now_ms;
     clock->anchored = true;
 }
 
 void cluster_time_open(struct cluster_time *clock, uint64_t now_ms) {
     clock->opening = true;
+    clock->following = false;
     clock->opening_since_ms = now_ms;
     clock->n_samples = 0;
 }

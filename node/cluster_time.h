@@ -1,10 +1,13 @@
 /* Cluster time: the clock of one shard, in milliseconds since the Unix epoch, that decides expiry.
  *
- * Every replica keeps an estimate: the largest time it has seen in an applied batch or heard from
- * its leader, plus its own monotonic time since. Only a leader puts times into batches, and before
- * its first one it "opens" its clock: it asks the voters (with the answers to a probe) and goes on
- * from the largest estimate among a majority. An estimate is anchored when this process has heard
- * the time from a leader, which is in each of its appends, or has led: such a majority carries time
+ * Every replica keeps an estimate: what its leader told last, plus its own monotonic time since,
+ * and never less than a time it has seen in an applied batch. It follows the leader downwards as
+ * well: a clock that runs a little fast would otherwise be ahead by more and more, and take keys
+ * away too early once it leads. Of what was told within the last CLUSTER_TIME_WINDOW_MS (or up to
+ * twice as long) the least delayed counts. Only a leader puts times into batches, and before its
+ * first one it "opens" its clock: it asks the voters (with the answers to a probe) and goes on from
+ * the largest estimate among a majority. An estimate is anchored when this process has heard the
+ * time from a leader, which is in each of its appends, or has led: such a majority carries time
  * across a change of leader without any wall clock. A batch does not anchor, since it may be old.
  * Only when nobody is anchored, that is, after the whole cluster was down, does wall time count:
  * the median of the voters' wall clocks is the floor then.
@@ -18,7 +21,10 @@
 
 #include "base/limits.h"
 
-enum { CLUSTER_TIME_WAIT_MS = 200 /* how long an opening waits for the rest of the voters */ };
+enum {
+    CLUSTER_TIME_WAIT_MS = 200,  /* how long an opening waits for the rest of the voters */
+    CLUSTER_TIME_WINDOW_MS = 500 /* what the leader told counts for this time, or twice as long */
+};
 
 struct cluster_time_sample {
     uint64_t node;
@@ -30,6 +36,13 @@ struct cluster_time_sample {
 struct cluster_time {
     uint64_t base_ms;   /* cluster time ... */
     uint64_t base_mono; /* ... at this monotonic time */
+    uint64_t floor_ms;  /* largest time in an applied batch */
+    /* Largest difference between what was told and the monotonic clock, in this window and in the
+     * one before. */
+    bool following;
+    int64_t offset_ms;
+    int64_t offset_before_ms;
+    uint64_t window_since_ms;
     bool anchored;
     bool opening;
     uint64_t opening_since_ms;
