@@ -678,6 +678,9 @@ static void test_lack_of_space_is_known_in_time(void **state) {
     struct error error;
     struct log_options options = faulty_options(f);
     assert_int_equal(log_open(&f->log, &f->loop, &options, &error), ERROR_NONE);
+    for (unsigned k = 0; k < 300 && count_files(f, "spare-") == count_files(f, ".tmp"); k++) {
+        run_for(f, 100); /* the spare is prepared in the background */
+    }
     run_for(f, 100);
     atomic_store(&faulty.full, true);
     uint64_t last = 0;
