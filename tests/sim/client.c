@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "tests/sim/cluster.h"
+#include "tests/sim/messages.h"
 #include "tests/sim/model.h"
 #include "tests/sim/network.h"
 
@@ -830,9 +831,18 @@ static bool may_see(const struct owned *owned, uint64_t sequence, uint64_t refle
 
 static const char *const level_names[] = {"linearizable", "session", "eventual", "bounded"};
 
-static void owner_saw(struct client *client, const struct pending *pending,
-                      const struct reply *reply) {
+/* A follower may take messages that it reads late for new, and so may the leader with the answers
+ * by which it knows that it is followed. */
+static uint64_t allow_for_delays(uint64_t reflects) {
+    uint64_t late_ns = 2 * messages_worst_delay();
+    return reflects > late_ns ? reflects - late_ns : 0;
+}
+
+static void owner_saw(struct client *client, struct pending *pending, const struct reply *reply) {
     struct owned *owned = &client->owned[pending->key];
+    if (client->level == LEVEL_BOUNDED) {
+        pending->reflects = allow_for_delays(pending->reflects);
+    }
     bool good = false;
     char what[80] = "nil";
     if (reply->kind == REPLY_NIL) {
@@ -863,7 +873,7 @@ static void owner_saw(struct client *client, const struct pending *pending,
                                               : "owner reads: bounded");
 }
 
-static void owner_answered(struct client *client, const struct pending *pending,
+static void owner_answered(struct client *client, struct pending *pending,
                            const struct reply *reply) {
     struct owned *owned = &client->owned[pending->key];
     if (reply->kind == REPLY_ERROR) {

@@ -22,7 +22,7 @@ struct client_options {
     unsigned n_per_check; /* operations of a project until its history is checked */
     uint32_t large_bytes; /* largest value of owners */
     /* How much older than their bound eventual reads may be: leaders that were deposed without
-     * knowing it, messages that wait unread (docs/consistency.md). */
+     * knowing it (docs/consistency.md). Messages that were read late come on top. */
     uint64_t stale_slack_ns;
     double multi_key; /* share of projects with operations on several keys */
     double numbering; /* share of model clients that number their writes (ONCE) */

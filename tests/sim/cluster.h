@@ -69,6 +69,10 @@ void cluster_verify_files(struct node *node);
 /* invariants.c: called after each iteration of a node's loop. */
 void invariants_start(unsigned n_shards);
 void invariants_check(struct node *node);
+/* The node has told another one that it is in this term, and voted in it (0: not): that must hold
+ * whatever happens to it. */
+void invariants_note_promise(const struct node *node, unsigned shard, uint64_t term,
+                             uint64_t voted_for);
 /* The node's disk is empty now: what it had promised is void. */
 void invariants_forget_node(const struct node *node);
 uint64_t invariants_checked(void);

@@ -39,6 +39,7 @@ struct node_facts {
     uint64_t commit;
     uint64_t applied;
     uint64_t settled;
+    bool folding;
 };
 
 static struct shard_facts shards[SIM_SHARDS];
@@ -59,6 +60,18 @@ uint64_t invariants_committed(unsigned shard) {
 
 void invariants_forget_node(const struct node *node) {
     memset(node_facts[node->id], 0, sizeof node_facts[node->id]);
+}
+
+void invariants_note_promise(const struct node *node, unsigned shard, uint64_t term,
+                             uint64_t voted_for) {
+    struct node_facts *facts = &node_facts[node->id][shard];
+    if (term > facts->term) {
+        facts->term = term;
+        facts->voted_for = 0;
+    }
+    if (term == facts->term && voted_for != 0) {
+        facts->voted_for = voted_for;
+    }
 }
 
 static struct entry *entry_at(struct shard_facts *facts, uint64_t index) {
@@ -209,6 +222,10 @@ static void check_shard(const struct node *node, unsigned k) {
                  (unsigned long long)own->settled, (unsigned long long)shard->settled);
     }
     own->settled = shard->settled;
+    if (shard->mark != NULL && !own->folding) {
+        cover("checkpoints beside the state machine");
+    }
+    own->folding = shard->mark != NULL;
     if (shard->state.applied_index != own->applied) {
         own->applied = shard->state.applied_index;
         check_digest(facts, node, k, &shard->state);

@@ -22,6 +22,7 @@ static uint64_t epoch; /* of network and disk faults: an older one's end means n
 
 /* A node whose files are gone or damaged. */
 static unsigned replaced; /* 0: none */
+static unsigned damage_after_stop;
 static bool replaced_is_blank;
 static bool must_be_noticed; /* the damage: every start from now on must refuse */
 static uint64_t replace_again_at;
@@ -81,6 +82,17 @@ static void plan_io_crash(struct node *node) {
         node->process->die_by_power = kernel_random(2) == 0;
         node->process->die_after_ios = 1 + kernel_random(kernel_random(2) == 0 ? 20 : 400);
     }
+}
+
+void nemesis_on_promise(struct node *node, bool is_vote) {
+    bool strikes = (kinds & ((uint64_t)1 << FAULT_IO_CRASH | (uint64_t)1 << FAULT_POWER)) != 0;
+    if (!strikes || healing || node->state != NODE_UP || damage_after_stop == node->id ||
+        node->process->die_after_ios != 0 || kernel_random(is_vote ? 8 : 3000) != 0) {
+        return;
+    }
+    cover(is_vote ? "power lost behind a vote" : "power lost behind an acknowledgement");
+    node->process->die_by_power = true;
+    node->process->die_after_ios = 1 + kernel_random(4);
 }
 
 static void pause_node(struct node *node) {
@@ -284,7 +296,6 @@ static void damage(struct node *node, enum fault fault) {
 }
 
 static enum fault planned_damage;
-static unsigned damage_after_stop;
 
 static void begin_loss(struct node *node, enum fault fault) {
     char reason[100];

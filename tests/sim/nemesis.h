@@ -4,6 +4,8 @@
 
 #include "tests/sim/kernel.h"
 
+struct node;
+
 /* X(symbol, name): the names are for --without and the summary. */
 #define FAULT_LIST(X)                                                                              \
     X(FAULT_KILL, "kill")                                                                          \
@@ -39,6 +41,9 @@ const char *fault_name(enum fault fault);
 
 /* `kinds` has a bit for each kind that occurs; `mean_ns` is the time between two faults. */
 void nemesis_start(uint64_t kinds, uint64_t mean_ns);
+/* The node tells another one that it votes for it, or that it holds what it was sent. Now and then
+ * its power goes right then: what it told must be on its disk. */
+void nemesis_on_promise(struct node *node, bool is_vote);
 /* No more faults; what is broken gets repaired, all nodes are started. */
 void nemesis_heal(void);
 /* Nodes that end are not started again. */
