@@ -1,6 +1,6 @@
 /* Reads at the levels session and eventual, of counters that only grow. A counter of the workload
- * session has two copies, changed by one transaction; reads take one or the other, so that a session
- * is also held to what it saw of another key. */
+ * session has two copies, changed by one transaction; reads take one or the other, so that a
+ * session is also held to what it saw of another key. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,7 +137,6 @@ static void check_sums(const struct history *history, struct report *report,
 
 /* --- session ---------------------------------------------------------------------------------- */
 
-
 static int by_client(const void *left, const void *right) {
     const struct op *a = *(const struct op *const *)left;
     const struct op *b = *(const struct op *const *)right;
@@ -214,8 +213,7 @@ static struct silences silences_make(const struct history *history, const struct
             continue;
         }
         if (node == NULL) {
-            silences.nodes =
-                mem_realloc(silences.nodes, (silences.n + 1) * sizeof *silences.nodes);
+            silences.nodes = mem_realloc(silences.nodes, (silences.n + 1) * sizeof *silences.nodes);
             node = &silences.nodes[silences.n++];
             *node = (struct node_times){.node = ops[i]->node,
                                         .times = mem_zalloc(n + 1, sizeof *node->times)};

@@ -1,7 +1,8 @@
 /* Watches: what they told must be what happened, each change once, in order, without a gap unless
  * they said so.
  *
- * A stretch is what one watch told from READY on until it told of a gap, over any number of nodes. */
+ * A stretch is what one watch told from READY on until it told of a gap, over any number of nodes.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,8 @@ struct stretch {
     const struct op **changes; /* in the order in which they came */
     size_t n;
     size_t capacity;
-    int64_t complete;       /* all changes up to this index were told */
-    uint64_t newest_start;  /* of the writes that were told */
+    int64_t complete;      /* all changes up to this index were told */
+    uint64_t newest_start; /* of the writes that were told */
     const struct op *newest;
 };
 
@@ -39,8 +40,7 @@ static void add_change(struct stretch *stretch, const struct op *change) {
 }
 
 static struct stretch *begin_stretch(struct watch_check *check, const struct op *ready) {
-    check->stretches =
-        mem_realloc(check->stretches, (check->n + 1) * sizeof *check->stretches);
+    check->stretches = mem_realloc(check->stretches, (check->n + 1) * sizeof *check->stretches);
     struct stretch *stretch = &check->stretches[check->n++];
     *stretch = (struct stretch){.ready = ready, .complete = ready->arg};
     return stretch;

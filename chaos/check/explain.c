@@ -45,8 +45,8 @@ static struct window cut_at(const struct op *const *ops, size_t n, uint64_t unti
     struct window window = {.ops = mem_zalloc(n + 1, sizeof *window.ops), .until = until};
     for (size_t i = 0; i < n; i++) {
         bool is_open = ops[i]->end > until;
-        bool has_effect = ops[i]->outcome != OUTCOME_FAIL &&
-                          !op_kind_is_read((enum op_kind)ops[i]->kind);
+        bool has_effect =
+            ops[i]->outcome != OUTCOME_FAIL && !op_kind_is_read((enum op_kind)ops[i]->kind);
         if (ops[i]->start > until || (is_open && !has_effect)) {
             continue;
         }
@@ -199,23 +199,20 @@ static void print_window(struct report *report, const struct model_context *cont
 }
 
 static void print_states(struct report *report, const struct model *model,
-                         const struct model_context *context,
-                         const struct search_result *result) {
+                         const struct model_context *context, const struct search_result *result) {
     char text[MODEL_TEXT];
     for (unsigned i = 0; i < result->n_states; i++) {
         model->describe(context, &result->states[i], text, sizeof text);
-        report_print(report, "    %s %s\n", i == 0 ? "what it would find:" : "                or:",
-                     text);
+        report_print(report, "    %s %s\n",
+                     i == 0 ? "what it would find:" : "                or:", text);
     }
 }
 
 void explain_violation(const struct model *model, const struct model_context *context,
                        const struct op *const *ops, size_t n, const char *name,
                        const struct search_limits *limits, struct report *report) {
-    struct shrinking shrinking = {.model = model,
-                                  .context = context,
-                                  .limits = *limits,
-                                  .steps_left = limits->steps};
+    struct shrinking shrinking = {
+        .model = model, .context = context, .limits = *limits, .steps_left = limits->steps};
     struct search_result result;
     struct window window = cut(&shrinking, ops, n);
     thin_out(&shrinking, &window);

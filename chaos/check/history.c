@@ -81,9 +81,9 @@ enum field {
     FIELDS
 };
 
-static const char *const field_names[FIELDS] = {
-    "t",  "w",   "c",   "n",      "e",     "op", "k",    "p",   "v",   "old",
-    "to", "ttl", "ver", "amount", "stale", "i",  "node", "err", "kind"};
+static const char *const field_names[FIELDS] = {"t",     "w", "c",    "n",   "e",   "op",  "k",
+                                                "p",     "v", "old",  "to",  "ttl", "ver", "amount",
+                                                "stale", "i", "node", "err", "kind"};
 
 /* The raw text of each field; size 0 when it is missing. */
 struct line {
@@ -206,8 +206,8 @@ static void add_number(struct history *history, int64_t number) {
     if (history->n_numbers == history->numbers_capacity) {
         history->numbers_capacity =
             history->numbers_capacity == 0 ? 256 : 2 * history->numbers_capacity;
-        history->numbers = mem_realloc(history->numbers,
-                                       history->numbers_capacity * sizeof *history->numbers);
+        history->numbers =
+            mem_realloc(history->numbers, history->numbers_capacity * sizeof *history->numbers);
     }
     history->numbers[history->n_numbers++] = number;
 }
@@ -471,7 +471,8 @@ static enum error_code add_line(struct history *history, struct slice text, enum
     static const struct {
         const char *text;
         uint8_t outcome;
-    } ends[] = {{"\"ok\"", OUTCOME_OK}, {"\"fail\"", OUTCOME_FAIL}, {"\"unknown\"", OUTCOME_UNKNOWN}};
+    } ends[] = {
+        {"\"ok\"", OUTCOME_OK}, {"\"fail\"", OUTCOME_FAIL}, {"\"unknown\"", OUTCOME_UNKNOWN}};
     struct line line = {0};
     struct op op = {.line = (uint32_t)++history->lines};
     enum error_code code = read_fields(text, &line, error);

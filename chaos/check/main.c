@@ -216,9 +216,8 @@ static int check_all(const struct run *run, const struct history *history) {
 }
 
 int main(int argc, char **argv) {
-    struct run run = {.options = check_options_default(),
-                      .only = WORKLOADS,
-                      .memory_max = UINT64_C(4096) << 20};
+    struct run run = {
+        .options = check_options_default(), .only = WORKLOADS, .memory_max = UINT64_C(4096) << 20};
     struct error error = {0};
     parse_options(&run, argc, argv);
     struct history history = {.memory_max = run.memory_max};

@@ -255,8 +255,7 @@ static enum step bank_step(const struct model_context *context, const struct op 
     }
 }
 
-static bool bank_aids(const struct model_context *context, const struct op *a,
-                      const struct op *b) {
+static bool bank_aids(const struct model_context *context, const struct op *a, const struct op *b) {
     (void)context;
     return b->end > a->start && !op_kind_is_read(a->kind);
 }

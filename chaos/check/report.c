@@ -69,8 +69,7 @@ static void print_what(struct report *report, const struct history *history, con
     report_print(report, "%s", op_kind_name((enum op_kind)op->kind));
     if (op->key != 0) {
         struct slice key = texts_get(&history->texts, op->key);
-        report_print(report, " %.*s", (int)(key.size < 60 ? key.size : 60),
-                     (const char *)key.data);
+        report_print(report, " %.*s", (int)(key.size < 60 ? key.size : 60), (const char *)key.data);
     }
     if (op->in.type != VALUE_NONE) {
         report_print(report, " ");

@@ -7,7 +7,8 @@
 
 enum { FEW = 64 /* unknown operations whose use is compared as sets of bits */ };
 
-/* A call or a return, in the order of time: a list that operations are taken out of and put back. */
+/* A call or a return, in the order of time: a list that operations are taken out of and put back.
+ */
 struct entry {
     const struct op *op;
     struct entry *next;
@@ -533,8 +534,7 @@ static enum verdict run(struct search *search) {
 void search_run(const struct model *model, const struct model_context *context,
                 const struct op *const *ops, size_t n, const struct search_limits *limits,
                 struct search_result *result) {
-    struct search search = {
-        .model = model, .context = context, .limits = limits, .result = result};
+    struct search search = {.model = model, .context = context, .limits = limits, .result = result};
     memset(result, 0, sizeof *result);
     prepare(&search, ops, n);
     model->begin(context, &search.state);

@@ -1,19 +1,19 @@
 /* Is there an order of operations that explains all results: one in which each operation stands
  * between its start and its end, and which a model allows?
  *
- * The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993) with Lowe's
- * memory of what was tried ("Testing for linearizability", 2017): a set of pairs of the operations
- * that were placed and the state that they led to. What makes it fast here:
+ * The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993) with
+ * Lowe's memory of what was tried ("Testing for linearizability", 2017): a set of pairs of the
+ * operations that were placed and the state that they led to. What makes it fast here:
  *
  *  - An operation that changes nothing is placed as soon as it fits, and no other place is tried:
  *    where it fits it takes nothing from the others.
  *  - Values are unique. So a write of unknown outcome whose value was read did happen, before the
  *    first of these reads ended; and a value had to be in place by the end of the first read of it
  *    and until the start of the last. (Gibbons and Korach, "Testing shared memories", 1997, call
- *    that its zone.) Operations are tried in an order that fits these times; it is a guess only, the
- *    others are tried after it.
- *  - Other operations of unknown outcome need not be placed, so they are tried last; and a pair that
- *    was tried before with fewer of them used up was tried better.
+ *    that its zone.) Operations are tried in an order that fits these times; it is a guess only,
+ * the others are tried after it.
+ *  - Other operations of unknown outcome need not be placed, so they are tried last; and a pair
+ * that was tried before with fewer of them used up was tried better.
  *  - Of unknown operations that do the same only the one that began first is tried.
  *
  * The sets of placed operations are remembered as 128-bit sums of random numbers (Zobrist), so two

@@ -137,8 +137,8 @@ static void check_used(const struct history *history, struct report *report,
 /* --- units ------------------------------------------------------------------------------------ */
 
 static void search_unit(const struct unit_kind *kind, const struct model_context *context,
-                        const struct op *const *ops, size_t n,
-                        const struct check_options *options, struct report *report) {
+                        const struct op *const *ops, size_t n, const struct check_options *options,
+                        struct report *report) {
     struct search_result result;
     char name[120];
     search_run(kind->model, context, ops, n, &options->limits, &result);
@@ -151,8 +151,7 @@ static void search_unit(const struct unit_kind *kind, const struct model_context
     }
     if (result.verdict == VERDICT_UNDECIDED) {
         report->undecided++;
-        report->verdict =
-            report->verdict == VERDICT_GOOD ? VERDICT_UNDECIDED : report->verdict;
+        report->verdict = report->verdict == VERDICT_GOOD ? VERDICT_UNDECIDED : report->verdict;
         report_print(report,
                      "  %s: undecided after %" PRIu64 " steps with %" PRIu64
                      " states in memory (%zu operations); --steps and --states allow more\n",
@@ -204,8 +203,8 @@ void units_check(const struct history *history, enum workload workload,
     report->units_are = kind->is_project ? "projects" : "keys";
     for (size_t from = 0, to; from < n; from = to) {
         to = from + 1;
-        while (to < n && unit_of(ops[to], kind->is_project) ==
-                             unit_of(ops[from], kind->is_project)) {
+        while (to < n &&
+               unit_of(ops[to], kind->is_project) == unit_of(ops[from], kind->is_project)) {
             to++;
         }
         check_unit(history, kind, ops + from, to - from, options, report);

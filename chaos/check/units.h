@@ -1,6 +1,6 @@
-/* The parts of a workload that are checked on their own: keys, or projects whose keys depend on each
- * other. Each is linearizable exactly if all of them are (Herlihy and Wing's locality; Horn and
- * Kroening call using it P-compositionality, "Faster linearizability checking via
+/* The parts of a workload that are checked on their own: keys, or projects whose keys depend on
+ * each other. Each is linearizable exactly if all of them are (Herlihy and Wing's locality; Horn
+ * and Kroening call using it P-compositionality, "Faster linearizability checking via
  * P-compositionality", 2015). */
 #ifndef CHAOS_CHECK_UNITS_H
 #define CHAOS_CHECK_UNITS_H

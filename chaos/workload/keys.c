@@ -37,7 +37,8 @@ static void carry_out(struct client *client, const struct target *target, const 
     op_end(client);
 }
 
-/* The value that a read found. What a read must never answer is told as a text that nobody wrote. */
+/* The value that a read found. What a read must never answer is told as a text that nobody wrote.
+ */
 static void end_with_value(struct client *client, const struct answer_value *value) {
     if (client->answer.outcome != ANSWER_OK) {
         return;

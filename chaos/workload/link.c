@@ -382,9 +382,9 @@ void link_command(struct link *link, const char *project, const struct words *wo
     if (link_is_library(link)) {
         ikv_reply *reply = NULL;
         ikv_project *handle = library_project(link, project);
-        int error = handle == NULL ? IKV_ERR_NOMEM
-                                   : ikv_command(handle, words->n, words->list, link->timeout_ms,
-                                                 &reply);
+        int error = handle == NULL
+                        ? IKV_ERR_NOMEM
+                        : ikv_command(handle, words->n, words->list, link->timeout_ms, &reply);
         library_answer(error, reply, is_write, answer);
     } else if (resp_ready(link, project, answer)) {
         resp_call(link, words, answer);
@@ -393,8 +393,8 @@ void link_command(struct link *link, const char *project, const struct words *wo
 }
 
 void link_transaction(struct link *link, const char *project, const struct words *commands,
-                      size_t n, const char *const *keys, const uint64_t *versions,
-                      size_t n_watched, bool is_write, struct answer *answer) {
+                      size_t n, const char *const *keys, const uint64_t *versions, size_t n_watched,
+                      bool is_write, struct answer *answer) {
     answer_reset(answer);
     if (link_is_library(link)) {
         ikv_project *handle = library_project(link, project);

@@ -1,5 +1,5 @@
-/* A logical client's way to the cluster: through libinvokekv, or over a plain RESP connection to one
- * node at a time. One thread. */
+/* A logical client's way to the cluster: through libinvokekv, or over a plain RESP connection to
+ * one node at a time. One thread. */
 #ifndef CHAOS_WORKLOAD_LINK_H
 #define CHAOS_WORKLOAD_LINK_H
 
@@ -36,8 +36,8 @@ void words_add_text(struct words *words, const char *text);
 /* Through the library. The client belongs to the caller and must outlive the link. */
 struct link *link_open_library(ikv_client *client, enum ikv_level level, uint32_t max_stale_ms,
                                uint32_t timeout_ms);
-/* Over RESP, first to a node that `prng` picks. `level`: a CONSISTENCY command's arguments, or NULL;
- * kept as it is. */
+/* Over RESP, first to a node that `prng` picks. `level`: a CONSISTENCY command's arguments, or
+ * NULL; kept as it is. */
 struct link *link_open_resp(const struct link_nodes *nodes, struct prng *prng, const char *level,
                             uint32_t timeout_ms);
 void link_free(struct link *link);
@@ -58,10 +58,9 @@ void link_command(struct link *link, const char *project, const struct words *wo
  * a watched key had changed. Over RESP keys are watched by the caller: link_command() with WATCH;
  * with the library by `versions` of `keys` (n_watched). */
 void link_transaction(struct link *link, const char *project, const struct words *commands,
-                      size_t n, const char *const *keys, const uint64_t *versions,
-                      size_t n_watched, bool is_write, struct answer *answer);
+                      size_t n, const char *const *keys, const uint64_t *versions, size_t n_watched,
+                      bool is_write, struct answer *answer);
 /* A command that concerns no key, such as PROJECT CREATE. Writes are never sent twice. */
-void link_admin(struct link *link, const struct words *words, bool is_write,
-                struct answer *answer);
+void link_admin(struct link *link, const struct words *words, bool is_write, struct answer *answer);
 
 #endif

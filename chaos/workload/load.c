@@ -13,7 +13,8 @@
 static void begin_line(struct client *client, uint64_t time, const char *what) {
     char text[160];
     client->line.size = 0;
-    (void)snprintf(text, sizeof text, "{\"t\":%" PRIu64 ",\"w\":\"%s\",\"c\":%" PRIu32 ",\"n\":%" PRIu64
+    (void)snprintf(text, sizeof text,
+                   "{\"t\":%" PRIu64 ",\"w\":\"%s\",\"c\":%" PRIu32 ",\"n\":%" PRIu64
                    ",\"e\":\"%s\"",
                    time, client->group->kind->name, client->id, client->operation, what);
     json_append_text(&client->line, text);
@@ -135,10 +136,11 @@ bool client_tries_again(struct client *client) {
 
 struct link *client_open_link(struct client *client) {
     struct load *load = client->load;
-    bool by_library = load->via == VIA_LIBRARY || (load->via == VIA_MIXED && client->index % 2 == 0);
-    return by_library ? link_open_library(client->group->library, IKV_LINEARIZABLE, 0,
-                                          load->timeout_ms)
-                      : link_open_resp(&load->nodes, &client->prng, NULL, load->timeout_ms);
+    bool by_library =
+        load->via == VIA_LIBRARY || (load->via == VIA_MIXED && client->index % 2 == 0);
+    return by_library
+               ? link_open_library(client->group->library, IKV_LINEARIZABLE, 0, load->timeout_ms)
+               : link_open_resp(&load->nodes, &client->prng, NULL, load->timeout_ms);
 }
 
 uint64_t client_below(struct client *client, uint64_t bound) {

@@ -22,11 +22,11 @@ struct client;
 /* What a kind of client does. */
 struct workload_kind {
     const char *name;
-    unsigned weight;  /* clients: share of all */
-    unsigned least;   /* ... and at least so many */
-    double pace;      /* operations of a client, against those of others */
-    uint32_t rotate;  /* operations on a key or project before another takes its place; 0: never */
-    unsigned slots;   /* keys or projects in use at a time; at most ARENA_SLOTS */
+    unsigned weight; /* clients: share of all */
+    unsigned least;  /* ... and at least so many */
+    double pace;     /* operations of a client, against those of others */
+    uint32_t rotate; /* operations on a key or project before another takes its place; 0: never */
+    unsigned slots;  /* keys or projects in use at a time; at most ARENA_SLOTS */
     /* All run on the client's thread. */
     void (*begin)(struct client *client);  /* opens client->link; may set client->own */
     void (*step)(struct client *client);   /* one thing */
@@ -104,7 +104,8 @@ struct client {
     pthread_t thread;
 };
 
-/* --- operations: begin, add fields, invoke; carry out; end, add fields, done. ------------------ */
+/* --- operations: begin, add fields, invoke; carry out; end, add fields, done. ------------------
+ */
 
 void op_begin(struct client *client, const char *op);
 void op_text(struct client *client, const char *field, const char *text);

@@ -28,7 +28,8 @@ static const char usage[] =
     "  --finish S        for last reads at the end (60)\n";
 
 static const struct workload_kind *const kinds[] = {
-    &workload_register, &workload_counter,
+    &workload_register,
+    &workload_counter,
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -66,8 +67,9 @@ static void choose(struct arguments *arguments, const char *list) {
         size_t size = strcspn(list, ",");
         bool found = false;
         for (unsigned i = 0; i < KINDS; i++) {
-            bool is_it = (size == strlen(kinds[i]->name) && strncmp(list, kinds[i]->name, size) == 0) ||
-                         (size == 3 && strncmp(list, "all", 3) == 0);
+            bool is_it =
+                (size == strlen(kinds[i]->name) && strncmp(list, kinds[i]->name, size) == 0) ||
+                (size == 3 && strncmp(list, "all", 3) == 0);
             arguments->chosen[i] = arguments->chosen[i] || is_it;
             found = found || is_it;
         }
@@ -224,11 +226,8 @@ static void wait_for_end(struct run *run, int64_t seconds, uint64_t begin) {
 }
 
 int main(int argc, char **argv) {
-    struct run run = {.load = {.via = VIA_MIXED,
-                               .seed = 1,
-                               .rate = 1000,
-                               .n_clients = 48,
-                               .timeout_ms = 5000}};
+    struct run run = {
+        .load = {.via = VIA_MIXED, .seed = 1, .rate = 1000, .n_clients = 48, .timeout_ms = 5000}};
     struct arguments arguments = {.finish_s = 60};
     parse_options(&run.load, &arguments, argc, argv);
     share_out(&run, &arguments);

@@ -43,11 +43,10 @@ static inline void writer_op_full(struct writer *writer, unsigned client, double
                                   const char *result) {
     char line[1024];
     uint64_t n = ++writer->n;
-    (void)snprintf(line, sizeof line,
-                   "{\"t\":%.0f,\"w\":\"%s\",\"c\":%u,\"n\":%" PRIu64
-                   ",\"e\":\"invoke\",\"op\":\"%s\"%s%s}",
-                   start * 1e6, writer->workload, client, n, op, fields[0] != '\0' ? "," : "",
-                   fields);
+    (void)snprintf(
+        line, sizeof line,
+        "{\"t\":%.0f,\"w\":\"%s\",\"c\":%u,\"n\":%" PRIu64 ",\"e\":\"invoke\",\"op\":\"%s\"%s%s}",
+        start * 1e6, writer->workload, client, n, op, fields[0] != '\0' ? "," : "", fields);
     writer_line(writer, line);
     (void)snprintf(line, sizeof line,
                    "{\"t\":%.0f,\"w\":\"%s\",\"c\":%u,\"n\":%" PRIu64 ",\"e\":\"%s\"%s%s}",
@@ -65,8 +64,8 @@ static inline enum verdict writer_check(struct writer *writer) {
     struct error error = {0};
     report_free(&writer->report);
     enum workload workload = workload_find(slice_of(writer->workload));
-    enum error_code code = check_workload(&writer->history, workload, &writer->options,
-                                          &writer->report, &error);
+    enum error_code code =
+        check_workload(&writer->history, workload, &writer->options, &writer->report, &error);
     if (code != ERROR_NONE) {
         fail_msg("%s", error.message);
     }
@@ -93,7 +92,8 @@ static inline void writer_expect(struct writer *writer, enum verdict verdict, co
     writer_free(writer);
 }
 
-/* --- a store that is linearizable by construction ---------------------------------------------- */
+/* --- a store that is linearizable by construction ----------------------------------------------
+ */
 
 struct planned {
     uint64_t start;

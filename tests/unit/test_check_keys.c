@@ -24,8 +24,8 @@ static void test_register_good(void **state) {
     (void)state;
     get(&w, 1, 0, 1, NULL);
     set(&w, 1, 2, 10, "a");
-    get(&w, 2, 3, 4, NULL); /* not yet */
-    get(&w, 2, 5, 6, "a");  /* already */
+    get(&w, 2, 3, 4, NULL);  /* not yet */
+    get(&w, 2, 5, 6, "a");   /* already */
     set(&w, 3, 20, -1, "b"); /* unknown: it happens at 40 */
     get(&w, 2, 30, 31, "a");
     get(&w, 2, 50, 51, "b");
@@ -165,8 +165,8 @@ static void write_registers(struct writer *w, struct plan *plan, bool is_broken)
                 found = older[op->key];
                 is_broken = false;
             }
-            (void)snprintf(result, sizeof result, found != 0 ? "\"v\":\"v%" PRIu64 "\"" : "\"v\":null",
-                           found);
+            (void)snprintf(result, sizeof result,
+                           found != 0 ? "\"v\":\"v%" PRIu64 "\"" : "\"v\":null", found);
             writer_planned(w, op, "get", fields, result);
         }
     }
