@@ -14,7 +14,7 @@
 #include "node/server.h"
 #include "node/tls_files.h"
 
-enum { EXIT_USAGE = 64, EXIT_CANNOT_START = 1, MAX_OVERRIDES = 64 };
+enum { EXIT_CANNOT_START = 1, EXIT_USAGE = 64, EXIT_CONFIG = 78, MAX_OVERRIDES = 64 };
 
 struct arguments {
     const char *config_path;
@@ -41,7 +41,7 @@ static void print_usage(FILE *to) {
           "\n"
           "SIGHUP reads the TLS certificates and the `node` lines again.\n"
           "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
-          "Exit status: 0 stopped, 1 could not start, 64 wrong usage.\n",
+          "Exit status: 0 stopped, 1 could not start, 64 wrong usage, 78 wrong configuration.\n",
           to);
 }
 
@@ -214,7 +214,7 @@ int main(int argc, char **argv) {
     int status = parse_arguments(argc, argv, &arguments);
     if (status < 0 && load_config(&arguments, config, &error) != ERROR_NONE) {
         fprintf(stderr, "invoke-kvd: %s\n", error.message);
-        status = EXIT_CANNOT_START;
+        status = EXIT_CONFIG;
     }
     if (status < 0 && arguments.check_only) {
         puts("the configuration is good");

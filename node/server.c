@@ -286,6 +286,7 @@ static void free_server(struct server *server) {
     }
     known_peers_free(&server->known_peers);
     server_watch_free(server);
+    notify_close(&server->notify);
     tls_files_free(&server->tls);
     if (server->lock_fd >= 0) {
         (void)close(server->lock_fd);
@@ -369,14 +370,16 @@ void server_reload(struct server *server, const struct config *fresh) {
     if (server->stopping) {
         return;
     }
+    server_notify_reloading(server);
     server_take_nodes(server, fresh);
     if (tls_files_load(&files, server->config, &error) != ERROR_NONE) {
         say_error("certificates not reloaded, the old ones stay in use", "reason=%s",
                   error.message);
-        return;
+    } else {
+        use_tls(server, &files);
+        say_info("certificates reloaded", NULL);
     }
-    use_tls(server, &files);
-    say_info("certificates reloaded", NULL);
+    notify_reloaded(&server->notify);
 }
 
 void server_stop(struct server *server) {
@@ -384,6 +387,7 @@ void server_stop(struct server *server) {
         return;
     }
     say_info("stopping", "leads=%u", server_leads(server));
+    notify_stopping(&server->notify);
     server->stopping = true;
     server->stop_deadline_ms = server_now(server) + SERVER_STOP_TRANSFER_MS;
     server->last_duty_ms = 0; /* tell at once */
@@ -399,6 +403,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop, struct 
     server->lock_fd = -1;
     server->started_ms = server_now(server);
     server_watch_init(server);
+    notify_open(&server->notify);
     for (unsigned i = 0; i < config->n_nodes; i++) {
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);

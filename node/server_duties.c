@@ -144,6 +144,7 @@ void server_on_tick(struct server *server) {
             free_segments(server);
         }
         server_publish(server, now_ms);
+        server_notify(server, now_ms);
     }
     if (server->stopping) {
         hand_over(server, now_ms);

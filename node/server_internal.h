@@ -11,6 +11,7 @@
 #include "node/listener_uv.h"
 #include "node/logins.h"
 #include "node/metrics.h"
+#include "node/notify.h"
 #include "node/release.h"
 #include "node/router.h"
 #include "node/server.h"
@@ -131,6 +132,7 @@ struct server {
     char refusal[256];        /* what a peer said when it refused this node, or empty */
 
     struct server_watch watch;
+    struct notify notify;
     bool disk_low;
     uint64_t disk_free;
     uint64_t digest_mismatches;
@@ -206,6 +208,10 @@ unsigned server_peer_addresses(const struct config *config, struct peer_address 
 void server_describe(void *data, struct server_info *info);
 /* See session_port.find_leader. */
 bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t *port);
+
+/* server_notify.c: tells the service manager what is new. Twice a second. */
+void server_notify(struct server *server, uint64_t now_ms);
+void server_notify_reloading(struct server *server);
 
 /* server_watch.c */
 void server_watch_init(struct server *server);

@@ -213,8 +213,9 @@ class ClientPackageTest(ClusterTest):
             self.skipTest("the installed libraries are those of the Release build")
         cluster = self.start_cluster()
         with tempfile.TemporaryDirectory() as prefix:
-            command = ["cmake", "--install", build_directory(), "--component", "client", "--prefix", prefix]
-            subprocess.run(command, check=True, capture_output=True)
+            for component in ("library", "client"):
+                command = ["cmake", "--install", build_directory(), "--component", component, "--prefix", prefix]
+                subprocess.run(command, check=True, capture_output=True)
             library = next(
                 folder for folder, _, names in os.walk(prefix) if "libinvokekv.a" in names
             )
