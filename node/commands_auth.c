@@ -160,8 +160,8 @@ static bool check_project(struct call *call, struct slice name) {
     return code == ERROR_NONE;
 }
 
-void call_authenticate(struct call *call, struct slice user, struct slice secret,
-                       const struct hello_rest *hello) {
+static void authenticate(struct call *call, struct slice user, struct slice secret,
+                         const struct hello_rest *hello) {
     struct session *session = call->session;
     const struct credentials *credentials = session->host->credentials;
     if (!check_project(call, user)) {
@@ -188,6 +188,15 @@ void call_authenticate(struct call *call, struct slice user, struct slice secret
         return;
     }
     ask(call, user, token, digest, &login, hello);
+}
+
+void call_authenticate(struct call *call, struct slice user, struct slice secret,
+                       const struct hello_rest *hello) {
+    authenticate(call, user, secret, hello);
+    /* It stands in the parser's memory, which nobody else looks at and which is reused late. */
+    if (secret.size > 0) {
+        OPENSSL_cleanse((void *)(uintptr_t)secret.data, secret.size);
+    }
 }
 
 void verb_auth(struct call *call) {

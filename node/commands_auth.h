@@ -14,7 +14,8 @@ struct hello_rest {
 };
 
 /* Checks name and token, and answers OK, or greets when `hello` is given, or refuses. Where
- * authentication is required, no further command of the connection is taken until that is known. */
+ * authentication is required, no further command of the connection is taken until that is known.
+ * The bytes of `secret`, of the command itself, are zeroed. */
 void call_authenticate(struct call *call, struct slice user, struct slice secret,
                        const struct hello_rest *hello);
 

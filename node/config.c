@@ -1,5 +1,6 @@
 #include "node/config.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -59,12 +60,12 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                                 "allow addresses other than loopback without authentication"},
     [CONFIG_AUTH] = {"auth", VALUE_AUTH, FIELD(auth), 0, 0, "off",
                      "whether clients must show a token; the same on every node"},
-    [CONFIG_SERVICE_TOKEN_FILE] = {"service_token_file", VALUE_PATH, FIELD(service_token_file), 1,
-                                   CONFIG_PATH_SIZE - 1, NULL,
-                                   "file with the secret of the user `service`, mode 0600"},
-    [CONFIG_ADMIN_TOKEN_FILE] = {"admin_token_file", VALUE_PATH, FIELD(admin_token_file), 1,
-                                 CONFIG_PATH_SIZE - 1, NULL,
-                                 "file with the secret of the user `admin`, mode 0600"},
+    [CONFIG_SERVICE_TOKEN_FILE] =
+        {"service_token_file", VALUE_PATH, FIELD(service_token_file), 1, CONFIG_PATH_SIZE - 1, NULL,
+         "file with the secret of the user `service`, mode 0600, or credential:NAME"},
+    [CONFIG_ADMIN_TOKEN_FILE] =
+        {"admin_token_file", VALUE_PATH, FIELD(admin_token_file), 1, CONFIG_PATH_SIZE - 1, NULL,
+         "file with the secret of the user `admin`, mode 0600, or credential:NAME"},
     [CONFIG_LOGIN_FAILURES] = {"login_failures", VALUE_NUMBER, FIELD(login_failures), 0,
                                LOGINS_FAILURES_MAX, "10",
                                "failed logins of a kind from one address in a minute before more "
@@ -74,7 +75,7 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
     [CONFIG_TLS_CERT] = {"tls_cert", VALUE_PATH, FIELD(tls_cert), 1, CONFIG_PATH_SIZE - 1, NULL,
                          "file with the certificate for clients, then intermediate ones, PEM"},
     [CONFIG_TLS_KEY] = {"tls_key", VALUE_PATH, FIELD(tls_key), 1, CONFIG_PATH_SIZE - 1, NULL,
-                        "file with its private key, mode 0600"},
+                        "file with its private key, mode 0600, or credential:NAME"},
     [CONFIG_TLS_CA] = {"tls_ca", VALUE_PATH, FIELD(tls_ca), 1, CONFIG_PATH_SIZE - 1, NULL,
                        "file with the authorities that sign clients' certificates"},
     [CONFIG_TLS_CLIENTS] = {"tls_clients", VALUE_TLS, FIELD(tls_clients), 0, 0, "off",
@@ -85,7 +86,8 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                               CONFIG_PATH_SIZE - 1, NULL,
                               "file with this node's certificate for the others, PEM"},
     [CONFIG_PEER_TLS_KEY] = {"peer_tls_key", VALUE_PATH, FIELD(peer_tls_key), 1,
-                             CONFIG_PATH_SIZE - 1, NULL, "file with its private key, mode 0600"},
+                             CONFIG_PATH_SIZE - 1, NULL,
+                             "file with its private key, mode 0600, or credential:NAME"},
     [CONFIG_PEER_TLS_CA] = {"peer_tls_ca", VALUE_PATH, FIELD(peer_tls_ca), 1, CONFIG_PATH_SIZE - 1,
                             NULL, "file with the authorities that sign nodes' certificates"},
     [CONFIG_NODE] = {"node", VALUE_NODE, FIELD(nodes), 1, LIMIT_NODES, NULL,
@@ -140,6 +142,8 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                                  "projects in /metrics, those that use most; 0: none"},
     [CONFIG_SLOW_MS] = {"slow_ms", VALUE_TIME, FIELD(slow_ms), 0, 600000, "1000",
                         "operations that take as long are logged; 0: none are"},
+    [CONFIG_CORE_DUMPS] = {"core_dumps", VALUE_BOOL, FIELD(core_dumps), 0, 0, "no",
+                           "let a crash leave a core file, with keys, values and secrets in it"},
     [CONFIG_LOG_LEVEL] = {"log_level", VALUE_LEVEL, FIELD(log_level), 0, 0, "info",
                           "error, warn, info or debug"},
 };
@@ -907,17 +911,18 @@ const struct config_node *config_find_node(const struct config *config, uint32_t
 }
 
 bool config_is_loopback(const struct config_address *address) {
-    if (strcmp(address->host, "localhost") == 0 || strcmp(address->host, "::1") == 0) {
-        return true;
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (inet_pton(AF_INET, address->host, &v4) == 1) {
+        return ntohl(v4.s_addr) >> 24 == 127;
     }
-    /* A literal of 127.0.0.0/8; a name such as 127.example.org is not one. */
-    unsigned part[4];
-    char rest;
-    if (sscanf(address->host, "%3u.%3u.%3u.%3u%c", &part[0], &part[1], &part[2], &part[3], &rest) !=
-        4) {
-        return false;
+    if (inet_pton(AF_INET6, address->host, &v6) == 1) {
+        /* Not ::ffff:127.0.0.1: libraries differ in what they make of an IPv4 address in disguise.
+         */
+        return IN6_IS_ADDR_LOOPBACK(&v6);
     }
-    return part[0] == 127 && part[1] < 256 && part[2] < 256 && part[3] < 256;
+    /* No other name, wherever it may lead today. */
+    return strcmp(address->host, "localhost") == 0;
 }
 
 void config_format_address(const struct config_address *address, char *text, size_t size) {

@@ -86,6 +86,7 @@ enum config_key {
     CONFIG_FEED_HISTORY,
     CONFIG_METRICS_PROJECTS,
     CONFIG_SLOW_MS,
+    CONFIG_CORE_DUMPS,
     CONFIG_LOG_LEVEL,
     CONFIG_KEYS
 };
@@ -135,6 +136,7 @@ struct config {
     uint64_t feed_history;     /* of each shard, 0: the change feed is off */
     unsigned metrics_projects; /* projects with figures of their own in /metrics */
     uint64_t slow_ms;          /* operations that take as long are logged; 0: none are */
+    bool core_dumps;           /* a crash may leave a core file */
     enum say_level log_level;
 
     /* Where values came from, for messages. */
@@ -172,7 +174,7 @@ enum error_code config_check_data_dir(const struct config *config, struct error 
 /* The node of that id, or NULL. */
 const struct config_node *config_find_node(const struct config *config, uint32_t id);
 
-/* True for localhost, 127.0.0.0/8 and ::1. */
+/* True for 127.0.0.0/8, for ::1 in any form, and for the name localhost. */
 bool config_is_loopback(const struct config_address *address);
 
 /* Appends "HOST:PORT", with brackets around an IPv6 address. `size` should be CONFIG_HOST_SIZE + 8.

@@ -1,14 +1,13 @@
 #include "node/credentials.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "node/config.h"
+#include "node/secret_file.h"
 
 static const char token_prefix[] = "ikv_";
 enum { PREFIX_SIZE = 4, ID_DIGITS = TOKEN_ID_SIZE };
@@ -25,29 +24,6 @@ void secret_digest(struct slice secret, uint8_t digest[SECRET_DIGEST_SIZE]) {
 
 /* --- files -------------------------------------------------------------------------------------
  */
-
-enum error_code credentials_check_file(int fd, const char *key, const char *path,
-                                       struct error *error) {
-    struct stat status;
-    if (fstat(fd, &status) != 0) {
-        return error_set_errno(error, errno, "%s = '%s'", key, path);
-    }
-    if (!S_ISREG(status.st_mode)) {
-        return error_set(error, ERROR_INVALID, "%s = '%s': not a regular file", key, path);
-    }
-    if ((status.st_mode & 077) != 0) {
-        return error_set(error, ERROR_INVALID,
-                         "%s = '%s': others may read or change it (mode %03o); chmod 600 it", key,
-                         path, (unsigned)(status.st_mode & 0777));
-    }
-    if (status.st_uid != geteuid() && status.st_uid != 0) {
-        return error_set(error, ERROR_INVALID,
-                         "%s = '%s': it belongs to user %u; it must belong to root or to user %u, "
-                         "who runs this node",
-                         key, path, (unsigned)status.st_uid, (unsigned)geteuid());
-    }
-    return ERROR_NONE;
-}
 
 static bool is_blank(uint8_t c) {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -82,11 +58,12 @@ static enum error_code take_secret(struct slice text, const char *key, const cha
 static enum error_code load_file(enum config_key config_key, const char *path,
                                  uint8_t digest[SECRET_DIGEST_SIZE], struct error *error) {
     const char *key = config_key_name(config_key);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        return error_set_errno(error, errno, "%s = '%s': cannot open it", key, path);
+    int fd;
+    enum error_code code = secret_file_open(&fd, config_key, path, error);
+    if (code != ERROR_NONE) {
+        return code;
     }
-    enum error_code code = credentials_check_file(fd, key, path, error);
+    code = secret_file_check(fd, config_key, path, error);
     if (code == ERROR_NONE) {
         uint8_t text[CREDENTIAL_SIZE_MAX + 16];
         ssize_t size = read(fd, text, sizeof text);

@@ -52,11 +52,6 @@ struct credentials {
 enum error_code credentials_load(struct credentials *credentials, const struct config *config,
                                  struct error *error);
 
-/* Whether an open file may hold a secret: a regular file of root or of this process's user that
- * nobody else may read or change. Else ERROR_INVALID; `key` and `path` are for its message. */
-enum error_code credentials_check_file(int fd, const char *key, const char *path,
-                                       struct error *error);
-
 /* SHA-256 of what a client shows, of its first SECRET_HASHED_MAX bytes at most: longer ones never
  * match. */
 void secret_digest(struct slice secret, uint8_t digest[SECRET_DIGEST_SIZE]);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <uv.h>
 
 #include "base/mem.h"
@@ -191,6 +192,11 @@ static int run(struct config *config) {
     struct server *server = NULL;
     uv_loop_t loop;
     (void)signal(SIGPIPE, SIG_IGN);
+    /* What clients store, their tokens' digests and private keys would stand in a core file, and
+     * other processes of the same user could look into this one's memory. */
+    if (!config->core_dumps) {
+        (void)prctl(PR_SET_DUMPABLE, 0);
+    }
     crash_install();
     (void)signal(SIGHUP, SIG_IGN); /* until there is something to reload */
     uv_loop_init(&loop);

@@ -1,13 +1,12 @@
 #include "node/tls_files.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "node/credentials.h"
 #include "node/logging.h"
+#include "node/secret_file.h"
 
 /* What one port needs, by the keys that name the files. */
 struct file_set {
@@ -23,10 +22,13 @@ struct file_set {
 
 static enum error_code read_all(int fd, struct buffer *text, const char *key, const char *path,
                                 struct error *error) {
-    enum { STEP = 16 * 1024 };
+    /* More than a key needs: a buffer that grows leaves a copy where it was. */
+    enum { STEP = 64 * 1024 };
     for (;;) {
-        buffer_reserve(text, STEP);
-        ssize_t size = read(fd, text->data + text->size, STEP);
+        if (text->size == text->capacity) {
+            buffer_reserve(text, STEP);
+        }
+        ssize_t size = read(fd, text->data + text->size, text->capacity - text->size);
         if (size < 0 && errno == EINTR) {
             continue;
         }
@@ -46,17 +48,16 @@ static enum error_code read_all(int fd, struct buffer *text, const char *key, co
 
 static enum error_code read_file(enum config_key config_key, const char *path, bool is_secret,
                                  struct buffer *text, struct error *error) {
-    const char *key = config_key_name(config_key);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        return error_set_errno(error, errno, "%s = '%s': cannot open it", key, path);
+    int fd;
+    enum error_code code = secret_file_open(&fd, config_key, path, error);
+    if (code != ERROR_NONE) {
+        return code;
     }
-    enum error_code code = ERROR_NONE;
     if (is_secret) {
-        code = credentials_check_file(fd, key, path, error);
+        code = secret_file_check(fd, config_key, path, error);
     }
     if (code == ERROR_NONE) {
-        code = read_all(fd, text, key, path, error);
+        code = read_all(fd, text, config_key_name(config_key), path, error);
     }
     (void)close(fd);
     return code;

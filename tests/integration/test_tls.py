@@ -6,13 +6,13 @@ import shutil
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 import time
 
 from harness.case import ClusterTest, quick, sanitizer
 from harness.cluster import Options, run_server
+from harness.peer import make_hello
 from harness.resp import Client, ConnectionLost, encode
 from harness.wait import wait_for
 
@@ -35,24 +35,6 @@ def reload(node, expected):
     before = len(node.log())
     node.process.send_signal(signal.SIGHUP)
     wait_for(lambda: re.search(expected, node.log()[before:]), f"/{expected}/ from {node}")
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def make_hello(cluster, node_from, node_to, boot=1000):
-    """What a node says first to another one; raft/wire.h draws it."""
-    name = cluster.encode()
-    body = struct.pack("<I", len(name)) + name
-    body += struct.pack("<QQQQQ", node_from, 12345, boot, boot << 32 | 1, node_to)
-    header = b"IKVP" + struct.pack("<HBBI", 1, 1, 0, len(body))
-    return header + struct.pack("<I", crc32c(header + body)) + body
 
 
 class ClientsTest(ClusterTest):

@@ -12,6 +12,7 @@
 
 #include "node/config.h"
 #include "node/credentials.h"
+#include "node/secret_file.h"
 
 #define NODES                                                                                      \
     "node = 1 127.0.0.1:7101 127.0.0.1:7201\n"                                                     \
@@ -302,11 +303,110 @@ static void test_credential_files(void **state) {
     rmdir(dir);
 }
 
+static void test_credentials_of_the_service_manager(void **state) {
+    (void)state;
+    char dir[] = "/tmp/test_config.XXXXXX";
+    char path[64];
+    struct credentials credentials;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/admin", dir);
+    config_init(&config);
+    config.auth = CONFIG_AUTH_REQUIRED;
+    snprintf(config.admin_token_file, sizeof config.admin_token_file, "credential:admin");
+    unsetenv("CREDENTIALS_DIRECTORY");
+    assert_file_refused("$CREDENTIALS_DIRECTORY is not set");
+    assert_file_refused("LoadCredential=admin:PATH");
+    setenv("CREDENTIALS_DIRECTORY", "relative", 1);
+    assert_file_refused("$CREDENTIALS_DIRECTORY is not set");
+    setenv("CREDENTIALS_DIRECTORY", dir, 1);
+    assert_file_refused("'credential:admin': cannot open it: No such file");
+    write_file(path, "0123456789abcdef\n", 0644);
+    assert_file_refused("chmod 600");
+    write_file(path, "0123456789abcdef\n", 0400);
+    assert_int_equal(credentials_load(&credentials, &config, &error), ERROR_NONE);
+    assert_true(credentials.has_admin);
+    static const char *const bad[] = {"", "..", ".", "a/b", "/etc/passwd", "../admin"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(config.admin_token_file, sizeof config.admin_token_file, "credential:%s", bad[i]);
+        assert_file_refused("expected credential:NAME");
+    }
+    unlink(path);
+    rmdir(dir);
+    unsetenv("CREDENTIALS_DIRECTORY");
+}
+
+static void test_who_may_read_a_secret(void **state) {
+    (void)state;
+    const struct {
+        uid_t owner;
+        gid_t group;
+        mode_t mode;
+        uid_t user; /* who runs the node; its group is 7 */
+        bool is_private;
+    } cases[] = {
+        {0, 0, 0600, 0, true},  {0, 0, 0400, 0, true},  {0, 0, 0640, 0, false},
+        {0, 7, 0640, 0, false}, {5, 7, 0600, 5, true},  {5, 7, 0400, 5, true},
+        {5, 7, 0440, 5, false}, {5, 7, 0600, 6, false}, {5, 7, 0600, 0, false},
+        {0, 7, 0640, 5, true},  {0, 7, 0440, 5, true},  {0, 0, 0440, 5, true},
+        {0, 8, 0640, 5, false}, {0, 7, 0660, 5, false}, {0, 7, 0644, 5, false},
+        {0, 7, 0604, 5, false}, {0, 7, 0650, 5, false}, {0, 7, 0620, 5, false},
+        {0, 7, 04640, 5, true}, {6, 7, 0640, 5, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct stat status = {
+            .st_uid = cases[i].owner, .st_gid = cases[i].group, .st_mode = S_IFREG | cases[i].mode};
+        if (secret_file_is_private(&status, cases[i].user, 7) != cases[i].is_private) {
+            fail_msg("case %zu", i);
+        }
+    }
+}
+
+/* Every listener, in every form of an address. */
+static void test_each_listener_keeps_to_loopback(void **state) {
+    (void)state;
+    static const char *const keys[] = {"listen", "peer_listen", "http_listen"};
+    static const char *const inside[] = {"127.0.0.1", "[::1]", "localhost"};
+    static const char *const outside[] = {"0.0.0.0",          "[::]",        "192.0.2.1",
+                                          "[::ffff:0.0.0.0]", "example.org", "[::ffff:127.0.0.1]"};
+    char text[1024];
+    for (unsigned k = 0; k < 3; k++) {
+        for (unsigned i = 0; i < sizeof inside / sizeof inside[0]; i++) {
+            snprintf(text, sizeof text, "%s = %s:7999\n" MINIMAL, keys[k], inside[i]);
+            assert_int_equal(parse(text), ERROR_NONE);
+        }
+        for (unsigned i = 0; i < sizeof outside / sizeof outside[0]; i++) {
+            snprintf(text, sizeof text, "%s = %s:7999\n" MINIMAL, keys[k], outside[i]);
+            assert_int_equal(parse(text), ERROR_INVALID);
+            assert_non_null(strstr(error.message, keys[k]));
+            assert_non_null(strstr(error.message, "not a loopback address"));
+            snprintf(text, sizeof text, "insecure_listen = yes\n%s = %s:7999\n" MINIMAL, keys[k],
+                     outside[i]);
+            assert_int_equal(parse(text), ERROR_NONE);
+        }
+    }
+}
+
 static void test_loopback(void **state) {
     (void)state;
-    const char *inside[] = {"127.0.0.1", "127.255.0.9", "::1", "localhost"};
-    const char *outside[] = {"0.0.0.0",     "10.0.0.1", "::",           "128.0.0.1",
-                             "127.0.0.300", "127.1",    "127.0.0.1.nl", "localhost.example"};
+    const char *inside[] = {"127.0.0.1", "127.255.0.9", "::1", "0:0:0:0:0:0:0:1", "localhost"};
+    const char *outside[] = {"0.0.0.0",
+                             "10.0.0.1",
+                             "::",
+                             "128.0.0.1",
+                             "127.0.0.300",
+                             "127.1",
+                             "127.0.0.1.nl",
+                             "localhost.nl",
+                             "::2",
+                             "::127.0.0.1",
+                             "::ffff:127.0.0.1",
+                             "fe80::1",
+                             "LOCALHOST.",
+                             "ip6-localhost",
+                             "::ffff:0.0.0.0",
+                             "64:ff9b::7f01",
+                             "1",
+                             "2130706433"};
     struct config_address address = {.port = 1};
     for (unsigned i = 0; i < sizeof inside / sizeof inside[0]; i++) {
         snprintf(address.host, sizeof address.host, "%s", inside[i]);
@@ -389,6 +489,9 @@ int main(void) {
         cmocka_unit_test(test_auth),
         cmocka_unit_test(test_tls),
         cmocka_unit_test(test_credential_files),
+        cmocka_unit_test(test_credentials_of_the_service_manager),
+        cmocka_unit_test(test_who_may_read_a_secret),
+        cmocka_unit_test(test_each_listener_keeps_to_loopback),
         cmocka_unit_test(test_loopback),
         cmocka_unit_test(test_single),
         cmocka_unit_test(test_data_dir),
