@@ -369,6 +369,10 @@ int run_cluster_status(struct cli *cli, const struct arguments *arguments) {
     const char *interval = argument_option(arguments, "interval");
     const char *count_text = argument_option(arguments, "count");
     int64_t interval_ms = 2000;
+    if (argument_option(arguments, "wait-healthy") != NULL) {
+        cli_catch_signals();
+        return cluster_wait_healthy(cli, arguments);
+    }
     int64_t count = INT64_MAX;
     if (interval != NULL && !units_parse_duration(interval, &interval_ms)) {
         return cli_fail(cli, EXIT_USAGE, "--interval: '%s' is no time, such as 2s", interval);

@@ -101,6 +101,13 @@ int run_project_quota(struct cli *cli, const struct arguments *arguments);
 int run_token_add(struct cli *cli, const struct arguments *arguments);
 int run_token_list(struct cli *cli, const struct arguments *arguments);
 int run_token_revoke(struct cli *cli, const struct arguments *arguments);
+int run_cluster_add(struct cli *cli, const struct arguments *arguments);
+int run_cluster_remove(struct cli *cli, const struct arguments *arguments);
+int run_cluster_replace(struct cli *cli, const struct arguments *arguments);
+int run_cluster_transfer(struct cli *cli, const struct arguments *arguments);
+int run_cluster_rebalance(struct cli *cli, const struct arguments *arguments);
+/* cluster status --wait-healthy */
+int cluster_wait_healthy(struct cli *cli, const struct arguments *arguments);
 int run_cluster_status(struct cli *cli, const struct arguments *arguments);
 int run_bench(struct cli *cli, const struct arguments *arguments);
 int run_completion(struct cli *cli, const struct arguments *arguments);

@@ -1,8 +1,11 @@
 """Clusters that grow and shrink: nodes are added and removed under load, strangers are not, and what
 was acknowledged stays."""
 
+import json
+import os
 import shutil
 import signal
+import subprocess
 
 from harness.case import ClusterTest, quick, sanitizer
 from harness.cluster import Node, Options
@@ -246,3 +249,84 @@ class MembersTest(ClusterTest):
             lambda: [node.led_shards() for node in cluster.nodes] == [[0], [1], [2]],
             "every shard to be led by its preferred node",
         )
+
+
+class CommandLineTest(ClusterTest):
+    """invoke-kv cluster ..."""
+
+    def run_cli(self, cluster, *arguments, timeout_s=120):
+        build = os.path.dirname(os.path.dirname(Options.binary))
+        servers = ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+        result = subprocess.run(
+            [os.path.join(build, "client/cli/invoke-kv"), "--server", servers, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    def succeeds(self, cluster, *arguments):
+        code, out, err = self.run_cli(cluster, *arguments)
+        self.assertEqual(code, 0, f"{arguments}: {out} {err}")
+        return out
+
+    @quick
+    @sanitizer
+    def test_grow_replace_shrink_and_move(self):
+        cluster = self.start_cluster(shards=3)
+        self.assertEqual(self.succeeds(cluster, "cluster", "status", "--wait-healthy"), "healthy\n")
+        code, _, err = self.run_cli(cluster, "cluster", "add", "4")
+        self.assertEqual(code, 3)
+        self.assertIn("no node 4", err)
+        fourth = cluster.add_node()
+        cluster.reload()
+        fourth.start()
+        out = json.loads(self.succeeds(cluster, "--json", "cluster", "add", "4"))
+        self.assertEqual(out, {"node": 4, "state": "votes in every shard"})
+        health = json.loads(self.succeeds(cluster, "--json", "cluster", "status", "--wait-healthy"))
+        self.assertEqual((health["healthy"], health["problems"]), (True, []))
+        # One that lost its disk.
+        fourth.kill()
+        shutil.rmtree(fourth.data)
+        code, out, _ = self.run_cli(cluster, "cluster", "status", "--wait-healthy", "--within", "1s")
+        self.assertEqual(code, 1)
+        self.assertIn("node 4 does not answer", out)
+        self.assertIn("out of every shard", self.succeeds(cluster, "cluster", "replace", "4"))
+        fourth.start()
+        self.succeeds(cluster, "cluster", "status", "--wait-healthy", "--within", "60s")
+        # Leaderships.
+        self.succeeds(cluster, "cluster", "transfer", "all", "--to", "2")
+        self.assertEqual(sorted(cluster[2].led_shards()), [0, 1, 2])
+        self.succeeds(cluster, "cluster", "transfer", "all", "--from", "2")
+        self.assertEqual(cluster[2].led_shards(), [])
+        self.succeeds(cluster, "cluster", "transfer", "1", "--to", "3")
+        self.assertIn(1, cluster[3].led_shards())
+        self.succeeds(cluster, "cluster", "rebalance")
+        wait_for(lambda: cluster[1].led_shards() == [0], "balance")
+        self.assertEqual(self.succeeds(cluster, "cluster", "remove", "4"), "node 4: removed\n")
+        cluster.drop_node(fourth)
+        cluster.reload()
+        self.succeeds(cluster, "cluster", "status", "--wait-healthy")
+        # Without a majority there is no leader.
+        cluster[2].kill()
+        cluster[3].kill()
+        wait_for(lambda: cluster[1].led_shards() == [], "the last one to step down")
+        code, out, _ = self.run_cli(cluster, "cluster", "status", "--wait-healthy", "--within", "1s")
+        self.assertEqual(code, 4)
+        self.assertIn("has no leader", out)
+
+    @quick
+    def test_wrong_words(self):
+        cluster = self.start_cluster(1, shards=1)
+        for arguments, code, text in [
+            (("add", "x"), 2, "is no node id"),
+            (("add",), 2, ""),
+            (("remove", "1"), 4, "no other node"),
+            (("transfer", "x"), 2, "is no shard"),
+            (("transfer", "all"), 2, "--to or --from"),
+            (("status", "--wait-healthy", "--within", "soon"), 2, "is no time"),
+        ]:
+            got, _, err = self.run_cli(cluster, "cluster", *arguments)
+            self.assertEqual(got, code, f"{arguments}: {err}")
+            self.assertIn(text, err)
