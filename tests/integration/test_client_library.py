@@ -30,14 +30,14 @@ def seeds(cluster):
 
 
 class Running:
-    """A program under way. wait() returns its output, and fails when it failed."""
+    """A program under way. wait() ends its input and returns its output, and fails when it failed."""
 
     def __init__(self, test, path, *arguments, timeout_s=120, environment=None):
         self.path = path
         self.timeout_s = timeout_s * Options.slowdown()
         self.process = subprocess.Popen(
             [path, *(str(argument) for argument in arguments)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -118,7 +118,7 @@ class ClientLibraryTest(ClusterTest):
     def test_a_watch_goes_on_through_the_loss_of_nodes(self):
         cluster = self.start_cluster()
         rounds = 1 if Options.sanitizer() else 2
-        watching = Running(self, program("watching"), seeds(cluster), 6 * rounds)
+        watching = Running(self, program("watching"), seeds(cluster))
         for _ in range(rounds):
             for node in cluster.nodes:
                 time.sleep(0.5)

@@ -6,33 +6,12 @@
 
 #include <cmocka.h>
 
-#include <stdio.h>
+#include "tests/unit/session_fixture.h"
 
-#include "base/limits.h"
-#include "node/op.h"
-#include "node/server_info.h"
-#include "node/session.h"
+enum { SHARD_OF_DEFAULT = 2, SHARD_OF_FOO = 5 };
 
-enum { SHARDS = 8, SHARD_OF_DEFAULT = 2, SHARD_OF_FOO = 5, MAX_OPS = 16 };
-
-static struct {
-    struct session_host host;
-    struct session *session;
-    struct op *ops[MAX_OPS];
-    unsigned n_ops;
-    uint16_t leader_port; /* of the shard of the project `default`; 0: this node leads, or nobody */
-} t;
-
-static void fake_submit(void *data, struct op *op) {
-    (void)data;
-    assert_true(t.n_ops < MAX_OPS);
-    t.ops[t.n_ops++] = op;
-}
-
-static uint64_t fake_now_ms(void *data) {
-    (void)data;
-    return 1000;
-}
+/* Of the shard of the project `default`; 0: this node leads, or nobody. */
+static uint16_t leader_port;
 
 static void fake_describe(void *data, struct server_info *info) {
     (void)data;
@@ -53,32 +32,21 @@ static void fake_describe(void *data, struct server_info *info) {
 
 static bool fake_find_leader(void *data, unsigned shard, const char **host, uint16_t *port) {
     (void)data;
-    if (t.leader_port == 0 || shard != SHARD_OF_DEFAULT) {
+    if (leader_port == 0 || shard != SHARD_OF_DEFAULT) {
         return false;
     }
     *host = "::1";
-    *port = t.leader_port;
+    *port = leader_port;
     return true;
 }
 
-static void on_wake(void *data) {
-    (void)data;
-}
-
 static int start(bool redirect, bool with_leader) {
-    memset(&t, 0, sizeof t);
-    const struct session_limits limits = {.n_shards = SHARDS,
-                                          .max_value = MIB,
-                                          .max_pipeline = 16,
-                                          .max_output = 256 * 1024,
-                                          .max_input = 4 * MIB,
-                                          .redirect = redirect};
-    const struct session_port port = {.submit = fake_submit,
-                                      .now_ms = fake_now_ms,
-                                      .describe = fake_describe,
-                                      .find_leader = with_leader ? fake_find_leader : NULL};
-    session_host_init(&t.host, &limits, &port);
-    t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7101", on_wake, NULL);
+    leader_port = 0;
+    struct session_limits limits = session_fixture_limits(16);
+    limits.redirect = redirect;
+    session_fixture_begin(
+        limits, (struct session_port){.describe = fake_describe,
+                                      .find_leader = with_leader ? fake_find_leader : NULL});
     return 0;
 }
 
@@ -97,48 +65,6 @@ static int setup_without_port(void **state) {
     return start(true, false);
 }
 
-static int teardown(void **state) {
-    (void)state;
-    session_free(t.session);
-    for (unsigned i = 0; i < t.n_ops; i++) {
-        if (t.ops[i] != NULL) {
-            struct result result = {.kind = RESULT_OK};
-            t.ops[i]->done(t.ops[i], &result);
-        }
-    }
-    return t.host.n_slots == 0 ? 0 : -1;
-}
-
-static void feed(const char *text) {
-    struct slice bytes = slice_of(text);
-    uint8_t *data;
-    size_t space;
-    session_input_space(t.session, &data, &space);
-    assert_true(space >= bytes.size);
-    memcpy(data, bytes.data, bytes.size);
-    session_input_filled(t.session, bytes.size);
-}
-
-static const char *sent(void) {
-    static char copy[16 * 1024];
-    size_t size = 0;
-    struct slice slice;
-    while (output_peek(session_output(t.session), &slice, 1) > 0) {
-        assert_true(size + slice.size < sizeof copy);
-        memcpy(copy + size, slice.data, slice.size);
-        size += slice.size;
-        output_consume(session_output(t.session), slice.size);
-        session_sent(t.session, slice.size);
-    }
-    copy[size] = '\0';
-    return copy;
-}
-
-static void assert_reply(const char *input, const char *output) {
-    feed(input);
-    assert_string_equal(sent(), output);
-}
-
 static void assert_begins(const char *output) {
     const char *all = sent();
     if (strncmp(all, output, strlen(output)) != 0) {
@@ -152,9 +78,7 @@ static void assert_submitted(const char *input) {
     feed(input);
     assert_int_equal(t.n_ops, before + 1);
     assert_string_equal(sent(), "");
-    struct result result = {.kind = RESULT_OK};
-    t.ops[before]->done(t.ops[before], &result);
-    t.ops[before] = NULL;
+    complete_ok(before);
     assert_string_equal(sent(), "+OK\r\n");
 }
 
@@ -194,14 +118,14 @@ static void test_the_view_is_that_of_the_project(void **state) {
 
 static void test_forwarding_is_the_default(void **state) {
     (void)state;
-    t.leader_port = 7102;
+    leader_port = 7102;
     assert_submitted("SET foo 1\r\n");
     assert_submitted("GET foo\r\n");
 }
 
 static void test_redirection(void **state) {
     (void)state;
-    t.leader_port = 7102;
+    leader_port = 7102;
     assert_reply("CLUSTER REDIRECT ON\r\n", "+OK\r\n");
     assert_reply("SET foo 1\r\n", "-MOVED 12182 ::1:7102\r\n");
     assert_reply("GET {foo}2\r\n", "-MOVED 12182 ::1:7102\r\n");
@@ -227,9 +151,9 @@ static void test_redirection(void **state) {
     assert_reply("GET foo\r\n", "-MOVED 12182 ::1:7102\r\n");
 
     /* This node leads, or nobody does: the router takes it. */
-    t.leader_port = 0;
+    leader_port = 0;
     assert_submitted("SET foo 1\r\n");
-    t.leader_port = 7103;
+    leader_port = 7103;
     assert_reply("GET foo\r\n", "-MOVED 12182 ::1:7103\r\n");
     assert_reply("CLUSTER REDIRECT off\r\n", "+OK\r\n");
     assert_submitted("GET foo\r\n");
@@ -238,7 +162,7 @@ static void test_redirection(void **state) {
 static void test_redirection_keeps_the_order(void **state) {
     (void)state;
     feed("GET a\r\nCLUSTER REDIRECT ON\r\n");
-    t.leader_port = 7102;
+    leader_port = 7102;
     feed("GET foo\r\n");
     assert_string_equal(sent(), "");
     struct result result = {.kind = RESULT_NIL};
@@ -249,7 +173,7 @@ static void test_redirection_keeps_the_order(void **state) {
 
 static void test_redirection_by_configuration(void **state) {
     (void)state;
-    t.leader_port = 7102;
+    leader_port = 7102;
     assert_reply("SET foo 1\r\n", "-MOVED 12182 ::1:7102\r\n");
     assert_reply("AUTH foo x\r\n", "+OK\r\n"); /* of a shard that is led here */
     assert_submitted("SET foo 1\r\n");
@@ -262,14 +186,17 @@ static void test_nobody_to_ask(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_replies, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_the_view_is_that_of_the_project, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_forwarding_is_the_default, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_redirection, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_redirection_keeps_the_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_replies, setup, session_fixture_end),
+        cmocka_unit_test_setup_teardown(test_the_view_is_that_of_the_project, setup,
+                                        session_fixture_end),
+        cmocka_unit_test_setup_teardown(test_forwarding_is_the_default, setup, session_fixture_end),
+        cmocka_unit_test_setup_teardown(test_redirection, setup, session_fixture_end),
+        cmocka_unit_test_setup_teardown(test_redirection_keeps_the_order, setup,
+                                        session_fixture_end),
         cmocka_unit_test_setup_teardown(test_redirection_by_configuration, setup_redirecting,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_nobody_to_ask, setup_without_port, teardown),
+                                        session_fixture_end),
+        cmocka_unit_test_setup_teardown(test_nobody_to_ask, setup_without_port,
+                                        session_fixture_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,45 +6,14 @@
 
 #include <cmocka.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "base/limits.h"
 #include "base/mem.h"
 #include "base/slot.h"
-#include "node/op.h"
 #include "node/resp_commands.h"
-#include "node/server_info.h"
-#include "node/session.h"
+#include "tests/unit/session_fixture.h"
 
-enum { MAX_OPS = 4096, SHARDS = 8 };
-
-static struct {
-    struct session_host host;
-    struct session *session;
-    struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
-    unsigned n_ops;
-    bool no_random;
-    bool at_once; /* complete with OK inside submit */
-    unsigned wakes;
-    uint64_t now_ms;
-} t;
-
-static void complete(unsigned i, struct result result) {
-    struct op *op = t.ops[i];
-    assert_non_null(op);
-    t.ops[i] = NULL;
-    op->done(op, &result);
-    result_free(&result);
-}
-
-static void complete_ok(unsigned i) {
-    complete(i, (struct result){.kind = RESULT_OK});
-}
-
-static void complete_integer(unsigned i, int64_t value) {
-    complete(i, (struct result){.kind = RESULT_INTEGER, .integer = value});
-}
+static bool no_random;
 
 static void complete_bulk(unsigned i, size_t size, char fill) {
     struct result result = {.kind = RESULT_BULK};
@@ -52,20 +21,6 @@ static void complete_bulk(unsigned i, size_t size, char fill) {
     memset(result.data.data, fill, size);
     result.data.size = size;
     complete(i, result);
-}
-
-static void fake_submit(void *data, struct op *op) {
-    (void)data;
-    assert_true(t.n_ops < MAX_OPS);
-    t.ops[t.n_ops++] = op;
-    if (t.at_once) {
-        complete_ok(t.n_ops - 1);
-    }
-}
-
-static uint64_t fake_now_ms(void *data) {
-    (void)data;
-    return t.now_ms;
 }
 
 static void fake_describe(void *data, struct server_info *info) {
@@ -91,117 +46,26 @@ static enum error_code fake_order(void *data, enum cluster_order order, uint64_t
 
 static enum error_code fake_random(void *data, void *bytes, size_t size, struct error *error) {
     (void)data;
-    if (t.no_random) {
+    if (no_random) {
         return error_set(error, ERROR_IO, "no luck");
     }
     memset(bytes, 0x5A, size);
     return ERROR_NONE;
 }
 
-static void on_wake(void *data) {
-    (void)data;
-    t.wakes++;
-}
-
-static struct session *open_session(void) {
-    return session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
-}
-
 static int setup(void **state) {
     (void)state;
-    memset(&t, 0, sizeof t);
-    t.now_ms = 1000;
-    const struct session_limits limits = {.n_shards = SHARDS,
-                                          .max_value = MIB,
-                                          .max_pipeline = 16,
-                                          .max_output = 256 * 1024,
-                                          .max_input = 4 * MIB};
-    const struct session_port port = {.submit = fake_submit,
-                                      .now_ms = fake_now_ms,
-                                      .random = fake_random,
-                                      .describe = fake_describe,
-                                      .order = fake_order};
-    session_host_init(&t.host, &limits, &port);
-    t.session = open_session();
+    no_random = false;
+    session_fixture_begin(session_fixture_limits(16),
+                          (struct session_port){.random = fake_random,
+                                                .describe = fake_describe,
+                                                .order = fake_order});
     return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    if (t.session != NULL) {
-        session_free(t.session);
-    }
-    for (unsigned i = 0; i < t.n_ops; i++) {
-        if (t.ops[i] != NULL) {
-            complete_ok(i);
-        }
-    }
-    return t.host.n_sessions == 0 && t.host.n_slots == 0 && t.host.input_bytes == 0 ? 0 : -1;
-}
-
-static void feed_bytes(struct session *session, const void *bytes, size_t size) {
-    const uint8_t *from = bytes;
-    while (size > 0) {
-        assert_true(session_wants_read(session));
-        uint8_t *data;
-        size_t space;
-        session_input_space(session, &data, &space);
-        size_t taken = space < size ? space : size;
-        memcpy(data, from, taken);
-        session_input_filled(session, taken);
-        from += taken;
-        size -= taken;
-    }
-}
-
-/* In a turn of its own. */
-static void feed(const char *text) {
-    session_host_begin_turn(&t.host);
-    feed_bytes(t.session, text, strlen(text));
-}
-
-/* What the session wants to send now; valid until the next call. */
-static const char *sent_by(struct session *session) {
-    static struct buffer text;
-    buffer_free(&text);
-    struct slice slice;
-    while (output_peek(session_output(session), &slice, 1) > 0) {
-        buffer_append_slice(&text, slice);
-        output_consume(session_output(session), slice.size);
-        session_sent(session, slice.size);
-    }
-    buffer_put_u8(&text, 0);
-    /* Kept small, and released, so that the leak checker sees only the session's memory. */
-    static char copy[64 * 1024];
-    snprintf(copy, sizeof copy, "%s", (char *)text.data);
-    buffer_free(&text);
-    return copy;
-}
-
-static void assert_reply(const char *input, const char *output) {
-    feed(input);
-    assert_string_equal(sent_by(t.session), output);
-}
-
-/* The command of submitted op i. */
-static struct command command_of(unsigned i) {
-    struct command command;
-    struct error error;
-    assert_true(i < t.n_ops && t.ops[i] != NULL);
-    assert_int_equal(command_decode(buffer_slice(&t.ops[i]->command), &command, &error),
-                     ERROR_NONE);
-    return command;
 }
 
 static void assert_arg(unsigned op, unsigned arg, const char *text) {
     struct command command = command_of(op);
-    struct reader reader = reader_make(command.args);
-    struct slice slice = {0};
-    assert_true(arg < command.n_args);
-    for (unsigned i = 0; i <= arg; i++) {
-        slice = command_next_arg(&reader);
-    }
-    assert_true(slice_equal(slice, slice_of(text)));
+    assert_true(slice_equal(arg_of(&command, arg), slice_of(text)));
 }
 
 /* ---- replies ---- */
@@ -1136,7 +1000,7 @@ static void test_token_carries_over(void **state) {
     assert_non_null(strstr(reply, "-BADTOKEN this session token is of shard "));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, session_fixture_end)
 
 /* ---- exactly-once writes ---- */
 
@@ -1182,7 +1046,7 @@ static void test_once_opens_and_closes(void **state) {
     assert_string_equal(sent_by(t.session), "$32\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n"
                                             "$32\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n"
                                             ":1\r\n");
-    t.no_random = true;
+    no_random = true;
     assert_reply("ONCE OPEN\r\n", "-ERR no luck\r\n");
     assert_reply("ONCE OPEN 1000\r\n", "-ERR syntax error\r\n");
     assert_reply("ONCE OPEN TTL 1000 x\r\n", "-ERR syntax error\r\n");

@@ -10,45 +10,26 @@
 #include <openssl/sha.h>
 #include <stdio.h>
 
-#include "base/limits.h"
 #include "base/mem.h"
 #include "base/slot.h"
 #include "node/credentials.h"
 #include "node/logins.h"
 #include "node/machine/tokens.h"
-#include "node/op.h"
 #include "node/resp_commands.h"
-#include "node/server_info.h"
 #include "node/session_state.h"
-
-enum { MAX_OPS = 2048, SHARDS = 8 };
+#include "tests/unit/session_fixture.h"
 
 #define SERVICE_SECRET "service-secret-0123456789"
 #define ADMIN_SECRET "admin-secret-0123456789"
 
 static struct {
-    struct session_host host;
     struct credentials credentials;
-    struct session *session;
-    struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
-    unsigned n_ops;
     uint8_t random; /* what the next random bytes are */
     struct logins *logins;
     unsigned refusals; /* told of */
     char refused[64];  /* who was tried in the newest */
     uint64_t wait_ms;
-} t;
-
-static void fake_submit(void *data, struct op *op) {
-    (void)data;
-    assert_true(t.n_ops < MAX_OPS);
-    t.ops[t.n_ops++] = op;
-}
-
-static uint64_t fake_now_ms(void *data) {
-    (void)data;
-    return 1000;
-}
+} extra;
 
 static void fake_describe(void *data, struct server_info *info) {
     (void)data;
@@ -61,45 +42,34 @@ static void fake_describe(void *data, struct server_info *info) {
 
 static enum error_code fake_random(void *data, void *bytes, size_t size, struct error *error) {
     (void)data;
-    if (t.random == 0) {
+    if (extra.random == 0) {
         return error_set(error, ERROR_IO, "no random bytes");
     }
-    memset(bytes, t.random, size);
+    memset(bytes, extra.random, size);
     return ERROR_NONE;
 }
 
 static void fake_refused(void *data, const struct session_login *login) {
     (void)data;
-    t.refusals++;
-    t.wait_ms = login->wait_ms;
-    snprintf(t.refused, sizeof t.refused, "%s %.*s", login->peer, (int)login->user.size,
+    extra.refusals++;
+    extra.wait_ms = login->wait_ms;
+    snprintf(extra.refused, sizeof extra.refused, "%s %.*s", login->peer, (int)login->user.size,
              login->user.size > 0 ? (const char *)login->user.data : "");
 }
 
-static void on_wake(void *data) {
-    (void)data;
-}
-
 static void begin(bool required) {
-    memset(&t, 0, sizeof t);
-    const struct session_limits limits = {.n_shards = SHARDS,
-                                          .max_value = MIB,
-                                          .max_pipeline = 1024,
-                                          .max_output = 256 * 1024,
-                                          .max_input = 4 * MIB};
-    const struct session_port port = {.submit = fake_submit,
-                                      .now_ms = fake_now_ms,
-                                      .describe = fake_describe,
-                                      .random = fake_random,
-                                      .on_login_refused = fake_refused};
-    session_host_init(&t.host, &limits, &port);
-    t.credentials =
+    memset(&extra, 0, sizeof extra);
+    extra.random = 7;
+    extra.credentials =
         (struct credentials){.required = required, .has_service = true, .has_admin = true};
-    secret_digest(slice_of(SERVICE_SECRET), t.credentials.service);
-    secret_digest(slice_of(ADMIN_SECRET), t.credentials.admin);
-    t.host.credentials = &t.credentials;
-    t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
-    t.random = 7;
+    secret_digest(slice_of(SERVICE_SECRET), extra.credentials.service);
+    secret_digest(slice_of(ADMIN_SECRET), extra.credentials.admin);
+    session_fixture_prepare(session_fixture_limits(1024),
+                            (struct session_port){.describe = fake_describe,
+                                                  .random = fake_random,
+                                                  .on_login_refused = fake_refused});
+    t.host.credentials = &extra.credentials;
+    t.session = open_session();
 }
 
 static int setup_open(void **state) {
@@ -117,108 +87,15 @@ static int setup_required(void **state) {
 static int setup_bounded(void **state) {
     (void)state;
     begin(true);
-    t.logins = logins_new(2, 1);
-    t.host.logins = t.logins;
+    extra.logins = logins_new(2, 1);
+    t.host.logins = extra.logins;
     return 0;
 }
 
-static void complete(unsigned i, struct result result) {
-    struct op *op = t.ops[i];
-    assert_non_null(op);
-    t.ops[i] = NULL;
-    op->done(op, &result);
-    result_free(&result);
-}
-
 static int teardown(void **state) {
-    (void)state;
-    session_free(t.session);
-    for (unsigned i = 0; i < t.n_ops; i++) {
-        if (t.ops[i] != NULL) {
-            complete(i, (struct result){.kind = RESULT_OK});
-        }
-    }
-    logins_free(t.logins);
-    return t.host.n_sessions == 0 && t.host.n_slots == 0 && t.host.input_bytes == 0 ? 0 : -1;
-}
-
-static void feed(const char *text) {
-    size_t left = strlen(text);
-    while (left > 0) {
-        assert_true(session_wants_read(t.session));
-        uint8_t *data;
-        size_t space;
-        session_input_space(t.session, &data, &space);
-        size_t taken = space < left ? space : left;
-        memcpy(data, text, taken);
-        session_input_filled(t.session, taken);
-        text += taken;
-        left -= taken;
-    }
-}
-
-static void resume(void) {
-    while (session_needs_resume(t.session)) {
-        session_resume(t.session);
-    }
-}
-
-static const char *sent(void) {
-    static char text[64 * 1024];
-    size_t size = 0;
-    struct slice slice;
-    resume();
-    while (output_peek(session_output(t.session), &slice, 1) > 0) {
-        assert_true(size + slice.size < sizeof text);
-        memcpy(text + size, slice.data, slice.size);
-        size += slice.size;
-        output_consume(session_output(t.session), slice.size);
-        session_sent(t.session, slice.size);
-    }
-    text[size] = '\0';
-    return text;
-}
-
-static void assert_reply(const char *input, const char *output) {
-    feed(input);
-    assert_string_equal(sent(), output);
-}
-
-static struct command command_of(unsigned i) {
-    struct command command;
-    struct error error;
-    assert_true(i < t.n_ops && t.ops[i] != NULL);
-    if (command_decode(buffer_slice(&t.ops[i]->command), &command, &error) != ERROR_NONE) {
-        fail_msg("%s", error.message);
-    }
-    assert_int_equal(t.ops[i]->shard, command.kind == COMMAND_PROJECT_LIST
-                                          ? t.ops[i]->shard
-                                          : slot_shard(slot_of(command.project), SHARDS));
-    return command;
-}
-
-static struct slice arg_of(const struct command *command, unsigned at) {
-    struct reader reader = reader_make(command->args);
-    struct slice arg = {0};
-    assert_true(at < command->n_args);
-    for (unsigned i = 0; i <= at; i++) {
-        arg = command_next_arg(&reader);
-    }
-    return arg;
-}
-
-static void complete_ok(unsigned i) {
-    complete(i, (struct result){.kind = RESULT_OK});
-}
-
-static void complete_integer(unsigned i, int64_t integer) {
-    complete(i, (struct result){.kind = RESULT_INTEGER, .integer = integer});
-}
-
-static void complete_error(unsigned i, enum error_code code, const char *text) {
-    struct result result = {0};
-    result_set_error(&result, code, "%s", text);
-    complete(i, result);
+    int status = session_fixture_end(state);
+    logins_free(extra.logins);
+    return status;
 }
 
 #define WRONGPASS "-WRONGPASS invalid project-token pair or credential\r\n"
@@ -278,7 +155,7 @@ static void test_credentials_belong_to_their_user(void **state) {
     uint8_t service[SECRET_DIGEST_SIZE], admin[SECRET_DIGEST_SIZE];
     secret_digest(slice_of(SERVICE_SECRET), service);
     secret_digest(slice_of(ADMIN_SECRET), admin);
-    const struct credentials *good = &t.credentials;
+    const struct credentials *good = &extra.credentials;
     assert_int_equal(credentials_check(good, slice_of("service"), service), ROLE_SERVICE);
     assert_int_equal(credentials_check(good, slice_of("admin"), admin), ROLE_ADMIN);
     assert_int_equal(credentials_check(good, slice_of("admin"), service), ROLE_NONE);
@@ -441,7 +318,7 @@ static void test_credentials_need_no_shard(void **state) {
  */
 
 static uint64_t counted(enum login_kind kind, enum login_outcome outcome) {
-    return logins_stats(t.logins)->counts[kind][outcome];
+    return logins_stats(extra.logins)->counts[kind][outcome];
 }
 
 static void test_failures_are_bounded(void **state) {
@@ -452,15 +329,15 @@ static void test_failures_are_bounded(void **state) {
         feed("AUTH shop nonsense\r\n");
         complete_error(i, ERROR_WRONGPASS, error_describe(ERROR_WRONGPASS));
         assert_string_equal(sent(), WRONGPASS);
-        assert_string_equal(t.refused, "127.0.0.1:5000 shop");
-        assert_int_equal(t.wait_ms, 0);
+        assert_string_equal(extra.refused, "127.0.0.1:5000 shop");
+        assert_int_equal(extra.wait_ms, 0);
     }
     /* Nobody is asked any more, whatever is shown. */
     assert_reply("AUTH shop nonsense\r\n", busy);
     assert_reply("HELLO 3 AUTH shop nonsense\r\n", busy);
     assert_int_equal(t.n_ops, 2);
-    assert_int_equal(t.refusals, 4);
-    assert_int_equal(t.wait_ms, 30000);
+    assert_int_equal(extra.refusals, 4);
+    assert_int_equal(extra.wait_ms, 30000);
     assert_int_equal(counted(LOGIN_PROJECT, LOGIN_WRONG), 2);
     assert_int_equal(counted(LOGIN_PROJECT, LOGIN_THROTTLED), 2);
     /* Another token of the project, another project, the administrator. */
@@ -480,7 +357,7 @@ static void test_credentials_are_bounded(void **state) {
     }
     feed("AUTH admin " ADMIN_SECRET "\r\n");
     assert_memory_equal(sent(), "-BUSY ", 6);
-    assert_string_equal(t.refused, "127.0.0.1:5000 admin");
+    assert_string_equal(extra.refused, "127.0.0.1:5000 admin");
     assert_int_equal(counted(LOGIN_ADMIN, LOGIN_THROTTLED), 1);
     assert_reply("AUTH service " SERVICE_SECRET "\r\n", "+OK\r\n");
 }
@@ -493,7 +370,7 @@ static void test_no_answer_is_no_failure(void **state) {
         complete_error(i, ERROR_NOLEADER, "nobody leads");
         assert_string_equal(sent(), "-NOLEADER nobody leads\r\n");
     }
-    assert_int_equal(t.refusals, 0);
+    assert_int_equal(extra.refusals, 0);
     assert_int_equal(counted(LOGIN_PROJECT, LOGIN_WRONG), 0);
     feed("AUTH shop nonsense\r\n");
     /* teardown() frees the session while it waits */
@@ -510,7 +387,7 @@ static void test_secrets_in_the_place_of_names(void **state) {
         feed(lines[i]);
         complete_error(i, ERROR_WRONGPASS, error_describe(ERROR_WRONGPASS));
         assert_string_equal(sent(), WRONGPASS);
-        assert_string_equal(t.refused, "127.0.0.1:5000 ");
+        assert_string_equal(extra.refused, "127.0.0.1:5000 ");
     }
 }
 
@@ -768,14 +645,16 @@ static void test_tokens_are_made_here(void **state) {
     buffer_append_slice(&kept, buffer_slice(&t.ops[0]->command));
     complete_ok(0);
     char reply[128];
-    snprintf(reply, sizeof reply, "%s", sent());
+    const char *said = sent();
+    assert_true(strlen(said) < sizeof reply);
+    memcpy(reply, said, strlen(said) + 1);
     struct op copy = {.command = kept, .shard = slot_shard(slot_of(slice_of("shop")), SHARDS)};
     t.ops[0] = &copy;
     assert_token_command(0, 1, reply);
     t.ops[0] = NULL;
     buffer_free(&kept);
 
-    t.random = 9;
+    extra.random = 9;
     feed("PROJECT TOKEN ADD shop readonly\r\n");
     command = command_of(1);
     assert_int_equal(command.kind, COMMAND_TOKEN_ADD);
@@ -784,7 +663,7 @@ static void test_tokens_are_made_here(void **state) {
     complete_error(1, ERROR_NOPROJECT, "none");
     assert_string_equal(sent(), "-NOPROJECT none\r\n");
 
-    t.random = 0;
+    extra.random = 0;
     assert_reply("PROJECT TOKEN ADD shop READONLY\r\n", "-ERR no random bytes\r\n");
     assert_reply("PROJECT TOKEN ADD shop\r\n", "-ERR syntax error\r\n");
     assert_reply("PROJECT TOKEN ADD shop READONLY EXPIRES x\r\n",

@@ -6,35 +6,13 @@
 
 #include <cmocka.h>
 
-#include <stdio.h>
-
-#include "base/limits.h"
 #include "base/mem.h"
-#include "node/op.h"
-#include "node/server_info.h"
-#include "node/session.h"
 #include "node/transaction.h"
+#include "tests/unit/session_fixture.h"
 
-enum { MAX_OPS = 64, MAX_VALUE = 1024 * 1024 };
+enum { MAX_VALUE = MIB };
 
-static struct {
-    struct session_host host;
-    struct session *session;
-    struct op *ops[MAX_OPS]; /* submitted, in order; NULL once completed */
-    unsigned n_ops;
-    struct command command; /* of the last op that was looked at */
-} t;
-
-static void on_submit(void *data, struct op *op) {
-    (void)data;
-    assert_true(t.n_ops < MAX_OPS);
-    t.ops[t.n_ops++] = op;
-}
-
-static uint64_t now_ms(void *data) {
-    (void)data;
-    return 1000;
-}
+static struct command nesting; /* of the last op that was looked at */
 
 static void describe(void *data, struct server_info *info) {
     (void)data;
@@ -50,98 +28,23 @@ static bool find_leader(void *data, unsigned shard, const char **host, uint16_t 
     return true;
 }
 
-static void on_wake(void *data) {
-    (void)data;
-}
-
 static int setup(void **state) {
     (void)state;
-    memset(&t, 0, sizeof t);
-    const struct session_limits limits = {.n_shards = 8,
-                                          .max_value = MAX_VALUE,
-                                          .max_pipeline = 64,
-                                          .max_output = 256 * 1024,
-                                          .max_input = 4 * MIB};
-    const struct session_port port = {
-        .submit = on_submit, .now_ms = now_ms, .describe = describe, .find_leader = find_leader};
-    session_host_init(&t.host, &limits, &port);
-    t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
+    session_fixture_begin(session_fixture_limits(64),
+                          (struct session_port){.describe = describe, .find_leader = find_leader});
+    t.resumes = true;
     return 0;
 }
 
-static void complete(unsigned i, struct result result) {
-    struct op *op = t.ops[i];
-    assert_non_null(op);
-    t.ops[i] = NULL;
-    op->done(op, &result);
-    result_free(&result);
-    if (t.session != NULL && session_needs_resume(t.session)) {
-        session_resume(t.session);
-    }
-}
-
-static int teardown(void **state) {
-    (void)state;
-    if (t.session != NULL) {
-        session_free(t.session);
-        t.session = NULL;
-    }
-    for (unsigned i = 0; i < t.n_ops; i++) {
-        if (t.ops[i] != NULL) {
-            complete(i, (struct result){.kind = RESULT_OK});
-        }
-    }
-    return t.host.n_slots == 0 && t.host.input_bytes == 0 ? 0 : -1;
-}
-
-static void feed_bytes(const uint8_t *from, size_t size) {
-    while (size > 0) {
-        assert_true(session_wants_read(t.session));
-        uint8_t *data;
-        size_t space;
-        session_input_space(t.session, &data, &space);
-        size_t taken = space < size ? space : size;
-        memcpy(data, from, taken);
-        session_input_filled(t.session, taken);
-        from += taken;
-        size -= taken;
-    }
-}
-
-static void feed(const char *text) {
-    feed_bytes((const uint8_t *)text, strlen(text));
-}
-
-/* What the session wants to send now, cut to the size of the copy; valid until the next call. */
-static const char *sent(void) {
-    static char copy[16 * 1024];
-    size_t size = 0;
-    struct slice slice;
-    while (output_peek(session_output(t.session), &slice, 1) > 0) {
-        size_t kept = slice.size < sizeof copy - 1 - size ? slice.size : sizeof copy - 1 - size;
-        memcpy(copy + size, slice.data, kept);
-        size += kept;
-        output_consume(session_output(t.session), slice.size);
-        session_sent(t.session, slice.size);
-    }
-    copy[size] = '\0';
-    return copy;
-}
-
-static void assert_reply(const char *input, const char *output) {
-    feed(input);
-    assert_string_equal(sent(), output);
-}
-
-/* Decodes op i, which is of that kind; the arguments stand in t.command. */
+/* Decodes op i, which is of that kind; the arguments stand in nesting. */
 static struct reader args_of(unsigned i, enum command_kind kind) {
     struct error error = {0};
     assert_true(i < t.n_ops && t.ops[i] != NULL);
-    enum error_code code = command_decode(buffer_slice(&t.ops[i]->command), &t.command, &error);
+    enum error_code code = command_decode(buffer_slice(&t.ops[i]->command), &nesting, &error);
     assert_string_equal(error.message, "");
     assert_int_equal(code, ERROR_NONE);
-    assert_int_equal(t.command.kind, kind);
-    return reader_make(t.command.args);
+    assert_int_equal(nesting.kind, kind);
+    return reader_make(nesting.args);
 }
 
 static uint64_t next_number(struct reader *args) {
@@ -157,7 +60,7 @@ static void assert_next(struct reader *args, const char *text) {
 static void assert_next_kind(struct reader *args, enum command_kind kind) {
     struct command nested;
     struct error error;
-    assert_int_equal(command_decode_nested(&t.command, command_next_arg(args), &nested, &error),
+    assert_int_equal(command_decode_nested(&nesting, command_next_arg(args), &nested, &error),
                      ERROR_NONE);
     assert_int_equal(nested.kind, kind);
 }
@@ -196,7 +99,7 @@ static void test_commands_are_queued_and_submitted_as_one(void **state) {
     assert_int_equal(t.n_ops, 1);
     assert_true(t.ops[0]->is_write);
     struct reader args = args_of(0, COMMAND_TRANSACTION);
-    assert_int_equal(t.command.n_args, 4);
+    assert_int_equal(nesting.n_args, 4);
     assert_int_equal(next_number(&args), 0);
     assert_next_kind(&args, COMMAND_SET);
     assert_next_kind(&args, COMMAND_GET);
@@ -284,7 +187,7 @@ static void test_what_cannot_be_queued_aborts(void **state) {
     /* The connection was not changed by what was refused. */
     feed("MULTI\r\nGET a\r\nEXEC\r\n");
     (void)args_of(0, COMMAND_READ_TRANSACTION);
-    assert_true(slice_equal(t.command.project, slice_of("default")));
+    assert_true(slice_equal(nesting.project, slice_of("default")));
     assert_int_equal(t.ops[0]->level, READ_LINEARIZABLE);
 }
 
@@ -295,7 +198,7 @@ static void test_replies_of_this_node_stand_in_their_places(void **state) {
          "OBJECT HELP\r\nUNWATCH\r\nSCAN 5 TYPE list\r\nEXEC\r\n");
     assert_int_equal(t.n_ops, 1);
     struct reader args = args_of(0, COMMAND_TRANSACTION);
-    assert_int_equal(t.command.n_args, 3);
+    assert_int_equal(nesting.n_args, 3);
     (void)next_number(&args);
     assert_next_kind(&args, COMMAND_SET);
     assert_next_kind(&args, COMMAND_GET);
@@ -321,7 +224,7 @@ static void test_reads_alone_are_a_read(void **state) {
     assert_int_equal(t.ops[0]->level, READ_EVENTUAL);
     assert_int_equal(t.ops[0]->max_stale_ms, 500);
     (void)args_of(0, COMMAND_READ_TRANSACTION);
-    assert_int_equal(t.command.n_args, 5);
+    assert_int_equal(nesting.n_args, 5);
     complete(0, (struct result){.kind = RESULT_NIL});
     (void)sent();
     const char *const refusal =
@@ -394,7 +297,7 @@ static void test_watched_keys_go_with_the_transaction(void **state) {
     /* "a" keeps the version of then. */
     feed("WATCH a c\r\n");
     args = args_of(1, COMMAND_VERSIONS);
-    assert_int_equal(t.command.n_args, 1);
+    assert_int_equal(nesting.n_args, 1);
     complete_versions(1, (uint64_t[]){9}, 1);
     assert_reply("WATCH a\r\n", "+OK\r\n+OK\r\n");
 
@@ -624,7 +527,7 @@ static void test_watched_keys_are_bounded(void **state) {
             buffer_put_u8(&key, (uint8_t)('a' + i));
         }
         buffer_append(&key, "\r\n", 2);
-        feed_bytes(key.data, key.size);
+        feed_bytes(t.session, key.data, key.size);
         buffer_free(&key);
         if (i < 3) {
             complete_versions(0, (uint64_t[]){7}, 1);
@@ -644,7 +547,7 @@ static void feed_set(size_t size) {
     memset(bytes.data + bytes.size, 'v', size);
     bytes.size += size;
     buffer_append(&bytes, "\r\n", 2);
-    feed_bytes(bytes.data, bytes.size);
+    feed_bytes(t.session, bytes.data, bytes.size);
     buffer_free(&bytes);
 }
 
@@ -677,7 +580,7 @@ static void test_memory_is_bounded_over_all_connections(void **state) {
     unsigned n = 0;
     const char *reply = "";
     for (; n < 8; n++) {
-        t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
+        t.session = open_session();
         others[n] = t.session;
         assert_reply("MULTI\r\n", "+OK\r\n");
         feed_set(MAX_VALUE - 64 * 1024);
@@ -729,7 +632,7 @@ static void test_the_largest_number_of_commands_is_accepted(void **state) {
     }
     feed("EXEC\r\n");
     (void)args_of(0, COMMAND_READ_TRANSACTION);
-    assert_int_equal(t.command.n_args, 1 + LIMIT_RESP_ARGS / 2);
+    assert_int_equal(nesting.n_args, 1 + LIMIT_RESP_ARGS / 2);
 }
 
 static void test_moved_is_told_where_commands_are_queued(void **state) {
@@ -756,7 +659,7 @@ static void test_clients_show_what_they_queue(void **state) {
     (void)state;
     struct session *queueing = t.session;
     assert_reply("MULTI\r\nSET a 1\r\nPING\r\n", "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
-    t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7102", on_wake, NULL);
+    t.session = open_session();
     feed("CLIENT LIST\r\n");
     const char *text = sent();
     assert_non_null(strstr(text, "flags=x db=0 sub=0 psub=0 multi=2 "));
@@ -765,7 +668,7 @@ static void test_clients_show_what_they_queue(void **state) {
     t.session = queueing;
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, session_fixture_end)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
