@@ -207,6 +207,49 @@ class ThreeNodes:
         return figures
 
 
+def etcdctl(endpoints, *arguments, timeout_s=30):
+    return subprocess.run(
+        ["etcdctl", f"--endpoints={endpoints}", *arguments],
+        env={**os.environ, "ETCDCTL_API": "3"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+class ThreeMembers:
+    """An etcd cluster of three members that serves, with its default configuration."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        ports = free_ports(6)
+        self.clients, self.peers = ports[:3], ports[3:]
+        self.endpoints = ",".join(f"http://127.0.0.1:{port}" for port in self.clients)
+        self.processes = Processes(directory)
+
+    def __enter__(self):
+        try:
+            for n in range(3):
+                self.processes.start(f"n{n}", self._command(n))
+            wait_until(lambda: etcdctl(self.endpoints, "put", "ready", "1").stdout.strip() == "OK", "etcd to serve")
+        except BaseException:
+            self.processes.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.processes.stop()
+
+    def _command(self, n):
+        url, peer_url = f"http://127.0.0.1:{self.clients[n]}", f"http://127.0.0.1:{self.peers[n]}"
+        members = ",".join(f"n{m}=http://127.0.0.1:{self.peers[m]}" for m in range(3))
+        command = ["etcd", "--name", f"n{n}", "--data-dir", f"{self.directory}/n{n}"]
+        command += ["--listen-client-urls", url, "--advertise-client-urls", url]
+        command += ["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url]
+        return command + ["--initial-cluster", members, "--initial-cluster-state", "new"]
+
+
 def sync_latency_ms(directory):
     """Median and worst time of a small write and fdatasync on the disk that is used."""
     path = os.path.join(directory, "sync-probe")

@@ -1,8 +1,8 @@
 // One process of Node.js that writes and reads through one client, with many calls in flight:
 //
-//     node load.mjs CLIENT LEADER_PORT CALLS      prints {"set": {...}, "get": {...}} as JSON
+//     node load.mjs CLIENT PORT CALLS      prints {"set": {...}, "get": {...}} as JSON
 //
-// Both clients get the same keys and the same values, as JSON texts, from the same node.
+// All clients get the same keys and the same values, as JSON texts.
 import { createRequire } from 'node:module';
 import { performance } from 'node:perf_hooks';
 
@@ -12,6 +12,23 @@ const [, , client, port, callsText] = process.argv;
 const calls = Number(callsText);
 const value = { user: 7, text: 'v'.repeat(80) };
 const local = (folder) => createRequire(new URL(`../../${folder}/package.json`, import.meta.url));
+
+// As applications use Keyv: an instance over a store, which turns values into JSON and back.
+async function overKeyv(store) {
+  const { Keyv } = local('bench/nodejs')('keyv');
+  const keyv = new Keyv({ store, namespace: 'default' });
+  keyv.on('error', (error) => {
+    console.error(error);
+    process.exit(1);
+  });
+  return {
+    set: async (key) => {
+      if ((await keyv.set(key, value)) !== true) throw new Error(`${key} was not written`);
+    },
+    get: (key) => keyv.get(key),
+    end: () => keyv.disconnect(),
+  };
+}
 
 const clients = {
   async 'invoke-kv'() {
@@ -28,6 +45,18 @@ const clients = {
       get: async (key) => JSON.parse(await redis.get(key)),
       end: () => redis.quit(),
     };
+  },
+  async '@keyv/postgres'() {
+    const { KeyvPostgres } = local('bench/nodejs')('@keyv/postgres');
+    return overKeyv(new KeyvPostgres({ uri: `postgresql://postgres@127.0.0.1:${port}/postgres`, max: 50 }));
+  },
+  async '@keyv/etcd'() {
+    const { KeyvEtcd } = local('bench/nodejs')('@keyv/etcd');
+    return overKeyv(new KeyvEtcd(`127.0.0.1:${port}`));
+  },
+  async 'invoke-kv/keyv'() {
+    const { KeyvInvoke } = local('client/nodejs')('invoke-kv/keyv');
+    return overKeyv(new KeyvInvoke({ connection: { nodes: [`127.0.0.1:${port}`] } }));
   },
 };
 

@@ -18,6 +18,8 @@ TESTS = os.path.join(DIRECTORY, "test")
 PACKAGE = Package(DIRECTORY, node_minimum=20)
 LONG = {"bad-input", "soak", "worker"}
 HEADERS = os.path.join(DIRECTORY, "node_modules/node-api-headers/include")
+CLIENTS = Package(os.path.join(ROOT, "tests/clients"), node_minimum=18)
+BUN = os.path.join(CLIENTS.directory, "node_modules/@oven/bun-linux-x64/bin/bun")
 
 
 def build(*options):
@@ -57,6 +59,16 @@ class NodePackage(ClusterTest):
             "--types", "node", "test/types.mts", timeout_s=120,
         )
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_bun_loads_it(self):
+        build()
+        CLIENTS.install()
+        if not os.path.exists(BUN):
+            self.skipTest("npm has no Bun for this machine")
+        cluster = self.start_cluster(shards=1)
+        nodes = ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+        result = PACKAGE.run_tool(BUN, "test/bun.cjs", nodes, timeout_s=120)
+        self.assertEqual((result.returncode, result.stdout), (0, "fine\n"), result.stdout + result.stderr)
 
     @long
     def test_packed_and_installed_elsewhere(self):
