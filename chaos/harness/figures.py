@@ -1,0 +1,100 @@
+"""Figures of a run: from the history, from the faults, from the probes."""
+
+import re
+import statistics
+
+NS = 1_000_000_000
+LINE = re.compile(rb'"t":(\d+),"w":"(\w+)".*?"n":(\d+),"e":"(\w+)"')
+# Faults after which writes may pause, with the shards that they meet when not all.
+HORIZON_S = 15.0
+
+
+class Second:
+    """What completed in one second of a run."""
+
+    __slots__ = ("ok", "fail", "unknown", "latencies")
+
+    def __init__(self):
+        self.ok = self.fail = self.unknown = 0
+        self.latencies = []
+
+
+class History:
+    """Per second: counts and latencies; per workload: counts."""
+
+    def __init__(self, begin_ns):
+        self.begin_ns = begin_ns
+        self.seconds = {}
+        self.workloads = {}
+
+    def read(self, path):
+        under_way = {}
+        with open(path, "rb") as file:
+            for line in file:
+                match = LINE.search(line)
+                if not match:
+                    continue
+                moment, number, event = int(match[1]), match[3], match[4]
+                if event == b"invoke":
+                    under_way[number] = moment
+                else:
+                    self._note(moment, under_way.pop(number, None), match[2].decode(), event)
+        return self
+
+    def _note(self, moment, begun, workload, event):
+        second = self.seconds.setdefault((moment - self.begin_ns) // NS, Second())
+        counts = self.workloads.setdefault(workload, {"ok": 0, "fail": 0, "unknown": 0})
+        name = event.decode()
+        if name not in counts:
+            return
+        counts[name] += 1
+        setattr(second, name, getattr(second, name) + 1)
+        if begun is not None and name == "ok":
+            second.latencies.append((moment - begun) / 1e6)
+
+    def total(self, event):
+        return sum(counts[event] for counts in self.workloads.values())
+
+
+def quantile(values, fraction):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
+
+
+def spans_of(entries):
+    """[(kind, target, begin ns, end ns, details)] from the entries of faults.jsonl."""
+    spans, open_ones = [], {}
+    for entry in entries:
+        key = (entry["fault"], entry.get("round"))
+        if entry["e"] == "begin":
+            open_ones.setdefault(key, []).append(entry)
+        elif entry["e"] == "end" and open_ones.get(key):
+            begun = open_ones[key].pop(0)
+            details = {**begun, **entry}
+            spans.append((entry["fault"], entry["target"], begun["t"], entry["t"], details))
+    return sorted(spans, key=lambda span: span[2])
+
+
+def unavailability(spans, gaps):
+    """{kind: [seconds]}: for each fault the longest gap of a shard that overlaps it, 0 when there is
+    none. A fault that meets certain shards only, such as those of a leader, counts these."""
+    found = {}
+    for kind, _, begin, end, details in spans:
+        shards = details.get("shards")
+        longest = 0.0
+        for shard, start, stop in gaps:
+            if shards is not None and shard not in shards:
+                continue
+            if start <= end and stop >= begin:
+                longest = max(longest, (stop - start) / NS)
+        found.setdefault(kind, []).append(longest)
+    return found
+
+
+def distribution(values):
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "p90": quantile(values, 0.9),
+        "max": max(values),
+    }
