@@ -36,6 +36,7 @@ class ChaosDisk:
                 stdout=log,
                 stderr=log,
                 preexec_fn=end_with_parent,
+                start_new_session=True,  # Ctrl-C is for the harness
             )
         self._wait_mounted(log_path)
 

@@ -9,6 +9,8 @@ import ctypes
 import os
 import subprocess
 
+from harness.disk import end_with_parent
+
 CLONE_NEWNET = 0x40000000
 CLIENT_HOST = 200
 PREFIX = "10.77.0"
@@ -178,6 +180,8 @@ class Network:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=end_with_parent,
+                start_new_session=True,
             )
 
     def _end_wire(self, number):

@@ -31,6 +31,15 @@ SETTINGS = {
 }
 
 
+def show(text):
+    """A reader who has gone, as of a pipe, is no reason to leave things behind."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
 class Stopped(Exception):
     """The operator or the system wants the run to end."""
 
@@ -69,9 +78,7 @@ class Run:
     # --- telling -------------------------------------------------------------------------------
 
     def say(self, text):
-        if sys.stdout.isatty():
-            print("\r\033[K", end="")
-        print(text, flush=True)
+        show(("\r\033[K" if sys.stdout.isatty() else "") + text + "\n")
 
     def problem(self, text):
         self.problems.append(text)
@@ -95,7 +102,7 @@ class Run:
             f"{self.prober.available()}/{self.cluster.n_shards} shards take writes  "
             f"history {size / 1e6:.1f} MB  problems {len(self.problems)}  {names}"
         )
-        print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", flush=True)
+        show(f"\r\033[K{line}" if terminal else f"{line}\n")
 
     # --- waiting -------------------------------------------------------------------------------
 
@@ -236,10 +243,8 @@ class Run:
         command = [
             *(options.workload_program, "--nodes", nodes, "--workload", options.workloads),
             *("--seed", str(options.seed), "--clients", str(options.clients)),
-            *("--history", self.history, "--via", options.via),
+            *("--history", self.history, "--via", options.via, "--rate", str(options.rate)),
         ]
-        if options.rate:
-            command += ["--rate", str(options.rate)]
         with open(os.path.join(self.directory, "workload.log"), "ab") as log:
             self.workload = subprocess.Popen(
                 command,
@@ -247,6 +252,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 preexec_fn=end_with_parent,
+                start_new_session=True,
             )
         self.load_begin = time.monotonic()
         self.load_begin_ns = time.monotonic_ns()
