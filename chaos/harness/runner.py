@@ -19,6 +19,7 @@ HEALTHY_TIMEOUT_S = 120
 WORKLOAD_END_TIMEOUT_S = 180
 KEPT_RUNS_TOLD = 20
 TICK_S = 0.05
+DEATHS_MAX = 3  # of nodes by themselves; then the run is given up
 
 # Small limits, so that snapshots and new segments happen all the time.
 SETTINGS = {
@@ -74,6 +75,7 @@ class Run:
         self.check_output = ""
         self.summary_of_replicas = ""
         self.was_stopped = False
+        self.n_deaths = 0  # of nodes by themselves
 
     # --- telling -------------------------------------------------------------------------------
 
@@ -116,6 +118,10 @@ class Run:
                 self.note(f"{node.name} ended with status {status} ({node.may_end}): {node.last_words()}")
             else:
                 self.problem(f"{node.name} ended by itself with status {status}: {node.last_words()}")
+                self.n_deaths += 1
+                if self.n_deaths >= DEATHS_MAX:
+                    self.say("nodes end by themselves again and again: giving up")
+                    raise Aborted()
                 node.start()
         for number in self.network.wires_ended():
             self.problem(f"chaos-wire of n{number} ended by itself, see network.log")
@@ -371,6 +377,9 @@ class Run:
         except Stopped:
             self.was_stopped = True
             self.say("stopping: healing and checking what there is (again to end at once)")
+        except Aborted:
+            self.give_up()
+            return
         self.finish()
 
     def _all_rounds(self, options):
@@ -413,6 +422,12 @@ class Run:
         if self.problems:
             self._keep_data()
         self.check()
+
+    def give_up(self):
+        """The cluster cannot be used any more, nor is there an end of the history."""
+        self.load_end = time.monotonic()
+        self._keep_data()
+        self.check_output = "not checked: the run was given up"
 
     def _keep_data(self):
         for node in self.cluster.nodes:
