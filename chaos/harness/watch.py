@@ -10,7 +10,7 @@ from harness import resp
 
 POLL_S = 0.2
 PROBE_S = 0.04
-PROBE_TIMEOUT_S = 1.5
+PROBE_TIMEOUT_S = 0.5
 NS = 1_000_000_000
 
 
