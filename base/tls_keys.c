@@ -17,6 +17,12 @@ enum { PEM_SIZE_MAX = 1 << 20, CHAIN_MAX = 16 };
 /* Forward secrecy and authenticated encryption only, for TLS 1.2; 1.3 has nothing else. */
 static const char ciphers[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
 
+/* Curves of 128 bits of strength and more, the quick ones first. Newer libraries put a key exchange
+ * that withstands quantum computers before them; those that do not know it refuse the longer list.
+ */
+static const char groups[] = "X25519:P-256:X448:P-384:P-521";
+static const char groups_hybrid[] = "X25519MLKEM768:X25519:P-256:X448:P-384:P-521";
+
 struct tls_keys {
     SSL_CTX *context;
     int64_t expiry_s;
@@ -209,9 +215,12 @@ static void set_protocol(SSL_CTX *context, const struct tls_settings *settings) 
     }
     bool set =
         SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
+        (SSL_CTX_set1_groups_list(context, groups_hybrid) == 1 ||
+         SSL_CTX_set1_groups_list(context, groups) == 1) &&
         SSL_CTX_set_cipher_list(context, ciphers) == 1 &&
         SSL_CTX_set_session_id_context(context, session_context, sizeof session_context - 1) == 1;
     ASSERT(set);
+    ERR_clear_error();
     SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_verify(context, verify, NULL);

@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "node/crash.h"
+#include "node/http_page.h"
 #include "node/metrics.h"
 
 struct http {
@@ -72,82 +73,62 @@ static void look_at_process(const struct http *http, struct metrics_process *pro
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-static enum MHD_Result answer_with(struct MHD_Connection *connection, unsigned status,
-                                   const char *type, struct buffer *body) {
+/* Frees the body. */
+static enum MHD_Result send_reply(struct MHD_Connection *connection, struct http_reply *reply) {
     struct MHD_Response *response =
-        MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_MUST_COPY);
-    buffer_free(body);
+        MHD_create_response_from_buffer(reply->body.size, reply->body.data, MHD_RESPMEM_MUST_COPY);
+    buffer_free(&reply->body);
     if (response == NULL) {
         return MHD_NO;
     }
-    (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, reply->type);
     (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-    if (status == MHD_HTTP_METHOD_NOT_ALLOWED) {
-        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+    if (reply->allow != NULL) {
+        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, reply->allow);
     }
-    enum MHD_Result result = MHD_queue_response(connection, status, response);
+    enum MHD_Result result = MHD_queue_response(connection, reply->status, response);
     MHD_destroy_response(response);
     return result;
 }
 
-static enum MHD_Result answer_text(struct MHD_Connection *connection, unsigned status,
-                                   const char *text) {
-    struct buffer body = {0};
-    buffer_append_slice(&body, slice_of(text));
-    buffer_put_u8(&body, '\n');
-    return answer_with(connection, status, "text/plain; charset=utf-8", &body);
-}
-
-static enum MHD_Result answer_ready(struct http *http, struct MHD_Connection *connection) {
-    struct buffer body = {0};
+static void write_ready(struct http *http, struct MHD_Connection *connection,
+                        struct http_reply *reply) {
     const char *format = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "format");
     pthread_mutex_lock(&http->mutex);
     struct readiness readiness = http->published.readiness;
     pthread_mutex_unlock(&http->mutex);
-    unsigned status = readiness_is_ready(&readiness) ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
-    if (format != NULL && strcmp(format, "json") == 0) {
-        readiness_write_json(&readiness, &body);
-        return answer_with(connection, status, "application/json", &body);
-    }
-    readiness_write_text(&readiness, &body);
-    return answer_with(connection, status, "text/plain; charset=utf-8", &body);
+    http_page_write_ready(&readiness, format, reply);
 }
 
-static enum MHD_Result answer_metrics(struct http *http, struct MHD_Connection *connection) {
-    struct buffer body = {0};
+static void write_metrics(struct http *http, struct http_reply *reply) {
     struct metrics_process process = {0};
     pthread_mutex_lock(&http->mutex);
     http->rendered = http->published;
     process.start_ms = http->start_ms;
     pthread_mutex_unlock(&http->mutex);
-    if (http->rendered.taken_ms == 0) {
-        return answer_text(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "starting");
-    }
     look_at_process(http, &process);
-    metrics_render(&http->rendered, &process, &body);
-    return answer_with(connection, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
+    http_page_write_metrics(&http->rendered, &process, reply);
 }
 
 static enum MHD_Result answer(void *data, struct MHD_Connection *connection, const char *url,
                               const char *method, const char *version, const char *upload,
                               size_t *upload_size, void **state) {
+    struct http_reply reply = {0};
     (void)version;
     (void)upload;
     (void)state;
-    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
+    enum http_page page = http_page_find(method, url);
+    if (page == HTTP_PAGE_NOT_ALLOWED) {
         *upload_size = 0;
-        return answer_text(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET is answered here");
     }
-    if (strcmp(url, "/livez") == 0) {
-        return answer_text(connection, MHD_HTTP_OK, "ok");
+    if (page == HTTP_PAGE_READY) {
+        write_ready(data, connection, &reply);
+    } else if (page == HTTP_PAGE_METRICS) {
+        write_metrics(data, &reply);
+    } else {
+        http_page_write_fixed(page, &reply);
     }
-    if (strcmp(url, "/readyz") == 0) {
-        return answer_ready(data, connection);
-    }
-    if (strcmp(url, "/metrics") == 0) {
-        return answer_metrics(data, connection);
-    }
-    return answer_text(connection, MHD_HTTP_NOT_FOUND, "try /livez, /readyz or /metrics");
+    return send_reply(connection, &reply);
 }
 
 /* --- opening and closing ---------------------------------------------------------------------- */

@@ -16,6 +16,8 @@ from harness.cluster import Options, free_port, run_server
 from harness.resp import Client, ReplyError
 from harness.wait import wait_for
 
+BAD_CONFIG = 78  # exit status
+
 
 def write_secret(path, text, mode=0o600):
     with open(path, "w", encoding="ascii") as file:
@@ -122,7 +124,7 @@ class SecretsTest(ClusterTest):
         # Refused files do not show what is in them either.
         write_secret(os.path.join(node.cluster.directory, "admin"), self.admin + " " + self.service)
         status, out, err = run_server("--config", node.config_path, "--check-config")
-        self.assertEqual(status, 1)
+        self.assertEqual(status, BAD_CONFIG)
         self.check({"--check-config": (out + err).encode()})
         if not Options.sanitizer():
             node.may_report = True
@@ -225,7 +227,7 @@ class CredentialsTest(ClusterTest):
         )  # fmt: skip
         node.write_config()
         status, _, text = run_server("--config", node.config_path, "--check-config")
-        self.assertEqual(status, 1)
+        self.assertEqual(status, BAD_CONFIG)
         self.assertIn("$CREDENTIALS_DIRECTORY is not set", text)
         status, _, text = run_server("--config", node.config_path, "--check-config", environment=node.environment)
         self.assertEqual((status, text), (0, ""))
@@ -289,7 +291,7 @@ class BindTest(ClusterTest):
             for host in ("0.0.0.0", "[::]", "192.0.2.1", "[fe80::1]", "[::ffff:127.0.0.1]", socket.gethostname()):
                 with self.subTest(key=key, host=host):
                     status, _, text = self.check(node, key, host)
-                    self.assertEqual(status, 1)
+                    self.assertEqual(status, BAD_CONFIG)
                     self.assertRegex(text, f"{key} = .*not a loopback address, and no authentication is configured")
                     self.assertIn("insecure_listen = yes", text)
                     self.assertEqual(self.check(node, key, host, insecure_listen="yes")[0], 0)
@@ -300,13 +302,13 @@ class BindTest(ClusterTest):
         cluster.require_authentication()
         cluster.use_tls(clients="required")
         for key, is_open in zip(self.KEYS, (True, False, False)):
-            self.assertEqual(self.check(cluster[1], key, "0.0.0.0")[0], 0 if is_open else 1, key)
+            self.assertEqual(self.check(cluster[1], key, "0.0.0.0")[0], 0 if is_open else BAD_CONFIG, key)
         cluster.use_tls(peers="required")
         for key, is_open in zip(self.KEYS, (True, True, False)):
-            self.assertEqual(self.check(cluster[1], key, "0.0.0.0")[0], 0 if is_open else 1, key)
+            self.assertEqual(self.check(cluster[1], key, "0.0.0.0")[0], 0 if is_open else BAD_CONFIG, key)
         # Encryption alone tells nobody who the client is.
         closed = self.make_cluster(1, shards=1).use_tls(clients="required")
-        self.assertEqual(self.check(closed[1], "listen", "0.0.0.0")[0], 1)
+        self.assertEqual(self.check(closed[1], "listen", "0.0.0.0")[0], BAD_CONFIG)
 
     @quick
     def test_it_listens_where_it_says(self):
