@@ -86,6 +86,8 @@ class SecretsTest(ClusterTest):
                 client.call("HELLO", "3", "AUTH", "shop", other)
                 client.call("HELLO", "2", "AUTH", "shop", token)
                 self.assertEqual(client.pipeline([("AUTH", "shop", token), ("GET", "k")])[1], b"v")
+                large = b"x" * (4 << 20)
+                wait_for(lambda: client.call("SET", "large", large) and "slow operation" in node.log(), "a slow operation")
             self.assertEqual(admin.call("PROJECT", "TOKEN", "REVOKE", "shop", other[4:20]), 1)
 
     def look(self, node):
