@@ -95,6 +95,24 @@ static enum error_code open_machines(struct server *server, struct error *error)
                         server->machine_options, server->config->shards, error);
 }
 
+/* Entries may be applied, since they are committed, before this node's log has them on disk. After
+ * the death of the process alone, the database then is ahead of the log, which goes on behind it;
+ * but what the database read back may be in memory only. A loss of power must not leave a log that
+ * starts behind the database's end. */
+static enum error_code secure_databases(struct server *server, struct error *error) {
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        struct machine_state state = workers_initial_state(server->workers, i);
+        if (group_log_fits(server->log, i, state.applied_index, state.applied_term)) {
+            continue;
+        }
+        enum error_code code = workers_checkpoint_initial(server->workers, i, error);
+        if (code != ERROR_NONE) {
+            return error_wrap(error, "shard %u", i);
+        }
+    }
+    return ERROR_NONE;
+}
+
 /* Tells this process's operations in the log from those of every other process that had this node
  * id, also before the node lost its disk and its boot counter with it. */
 static uint64_t process_tag(const struct server *server) {
@@ -413,6 +431,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop, struct 
     code = code != ERROR_NONE ? code : open_data_dir(server, error);
     code = code != ERROR_NONE ? code : open_log(server, error);
     code = code != ERROR_NONE ? code : open_machines(server, error);
+    code = code != ERROR_NONE ? code : secure_databases(server, error);
     if (code != ERROR_NONE) {
         return code;
     }

@@ -235,6 +235,12 @@ struct slice workers_initial_config(const struct workers *workers, unsigned shar
     return machine_config(workers->machines[shard]);
 }
 
+enum error_code workers_checkpoint_initial(struct workers *workers, unsigned shard,
+                                           struct error *error) {
+    uint64_t durable_index = 0;
+    return machine_checkpoint(workers->machines[shard], &durable_index, error);
+}
+
 /* A fold has its own connection to the database: libuv's pool runs it. */
 struct fold {
     uv_work_t work;

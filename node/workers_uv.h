@@ -18,6 +18,10 @@ enum error_code workers_open(struct workers **workers, struct uv_loop_s *loop, u
 struct machine_state workers_initial_state(const struct workers *workers, unsigned shard);
 struct slice workers_initial_config(const struct workers *workers, unsigned shard);
 
+/* Makes all that the machine has durable; only before the first job was submitted. */
+enum error_code workers_checkpoint_initial(struct workers *workers, unsigned shard,
+                                           struct error *error);
+
 /* Hands a job to its shard's thread, or a JOB_FOLD to libuv's pool. */
 void workers_submit(struct workers *workers, struct job *job);
 

@@ -424,13 +424,23 @@ void group_bootstrap(struct group *group, struct payload *config, struct log_req
     log_append(group->options.log, group->options.number, 1, &entry, 1, request);
 }
 
+bool group_log_fits(const struct log *log, unsigned number, uint64_t applied_index,
+                    uint64_t applied_term) {
+    uint64_t term = 0;
+    enum log_entry_kind kind;
+    struct log_group_state state = log_state(log, number);
+    if (log_lookup(log, number, applied_index, &term, &kind)) {
+        return applied_index == 0 || term == applied_term;
+    }
+    /* Nothing was applied, or everything before was cut. */
+    return applied_index == 0 || (state.first == applied_index + 1 && state.base_term == 0);
+}
+
 /* Where the state machine is ahead of the log, or the log contradicts what was applied (and thus
  * committed), the snapshot that the state machine is replaces the log. */
 static void reconcile_log(struct group *group, uint64_t applied_index, uint64_t applied_term) {
     struct log *log = group->options.log;
     unsigned number = group->options.number;
-    uint64_t term = 0;
-    enum log_entry_kind kind;
     if (applied_index == 0) {
         return;
     }
@@ -438,12 +448,7 @@ static void reconcile_log(struct group *group, uint64_t applied_index, uint64_t 
     if (state.term < applied_term) {
         log_set_vote(log, number, applied_term, 0, NULL);
     }
-    bool known = log_lookup(log, number, applied_index, &term, &kind);
-    bool fits = known && term == applied_term;
-    if (!known && state.first == applied_index + 1 && state.base_term == 0) {
-        fits = true; /* everything before was cut */
-    }
-    if (!fits) {
+    if (!group_log_fits(log, number, applied_index, applied_term)) {
         log_reset(log, number, applied_index, applied_term, NULL);
     }
 }

@@ -95,9 +95,15 @@ bool group_is_blank(const struct group *group);
  * node. For a blank group, before group_start(). `request` completes when it is durable. */
 void group_bootstrap(struct group *group, struct payload *config, struct log_request *request);
 
+/* Whether the log can go on from what the state machine has applied. Otherwise group_start() resets
+ * it behind that, which must be durable by then. */
+bool group_log_fits(const struct log *log, unsigned number, uint64_t applied_index,
+                    uint64_t applied_term);
+
 /* Starts from the log and from what the state machine has applied (index 0: nothing). Where the
  * state machine is ahead of the log (a snapshot was installed and the log's reset was lost in a
- * crash), the log is reset. ERROR_CORRUPT when the two do not fit together. */
+ * crash, or entries were applied that were not on this disk yet), the log is reset. ERROR_CORRUPT
+ * when the two do not fit together. */
 enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t applied_index,
                             uint64_t applied_term, uint64_t config_index, struct slice config,
                             struct error *error);

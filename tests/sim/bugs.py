@@ -83,6 +83,10 @@ BUGS = {
         '"SELECT 1 FROM meta", NULL, NULL, NULL);',
         '"PRAGMA synchronous = OFF; SELECT 1 FROM meta", NULL, NULL,\n'
         "                          NULL);"),
+    "reset-not-durable": (
+        "the log is reset behind a database that is not on disk yet", "node/server.c",
+        "    code = code != ERROR_NONE ? code : secure_databases(server, error);\n",
+        "    code = code != ERROR_NONE || error != NULL ? code : secure_databases(server, error);\n"),
     "lost-results": (
         "what exactly-once sessions remember is lost with a restart and in snapshots",
         "node/machine/once_rows.c",

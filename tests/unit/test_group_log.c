@@ -326,6 +326,20 @@ static void test_configuration_stays_in_memory(void **state) {
     assert_true(write_entries(cluster, 3) > last);
 }
 
+/* What decides whether the state machine must be durable before the log is reset behind it. */
+static void test_log_fits_what_was_applied(void **state) {
+    struct cluster *cluster = *state;
+    uint64_t last = write_entries(cluster, 10);
+    const struct log *log = leader_of(cluster)->log;
+    uint64_t term = 0;
+    enum log_entry_kind kind;
+    assert_true(log_lookup(log, 0, last, &term, &kind));
+    assert_true(group_log_fits(log, 0, 0, 0));
+    assert_true(group_log_fits(log, 0, last, term));
+    assert_false(group_log_fits(log, 0, last, term + 1));
+    assert_false(group_log_fits(log, 0, log_state(log, 0).last + 1, term));
+}
+
 static void test_slow_follower_is_fed_from_files(void **state) {
     struct cluster *cluster = *state;
     struct node *leader = leader_of(cluster);
@@ -398,6 +412,7 @@ static void test_snapshot_where_the_log_was_cut(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_log_fits_what_was_applied, setup, teardown),
         cmocka_unit_test_setup_teardown(test_configuration_stays_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_follower_is_fed_from_files, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restart_of_each_and_all, setup, teardown),
