@@ -249,8 +249,13 @@ static void tell_replace(void *data) {
     if (node->server == NULL) {
         return;
     }
-    enum error_code code = server_replace(node->server, replaced, &error);
-    sim_log("n%u told to replace %u: %s", node->id, replaced,
+    /* It was let in, but those who knew that it was to be a member again have died meanwhile. */
+    const struct server *blank = cluster_node(replaced)->server;
+    bool is_in = blank != NULL && blank->started;
+    enum error_code code =
+        server_order(node->server, is_in ? CLUSTER_ADD : CLUSTER_REPLACE, replaced, &error);
+    cover(is_in ? "nodes added by an operator" : "nodes replaced by an operator");
+    sim_log("n%u told to %s %u: %s", node->id, is_in ? "add" : "replace", replaced,
             code == ERROR_NONE ? "OK" : error.message);
     replace_again_at = kernel_now() + (code == ERROR_NONE ? 62 : 1) * SIM_S;
 }
@@ -345,9 +350,7 @@ static void watch_replacement(void) {
         replaced = 0;
         return;
     }
-    /* Until the others let it in again. */
-    bool let_in = node->server != NULL && node->server->started;
-    if (!let_in && kernel_now() >= replace_again_at) {
+    if (kernel_now() >= replace_again_at) {
         struct node *teller = some_node();
         if (teller != node && teller->server != NULL && teller->server->started) {
             replace_again_at = kernel_now() + SIM_S;

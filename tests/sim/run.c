@@ -146,7 +146,11 @@ static bool run_until(bool (*condition)(void), uint64_t ns) {
 static char reason[200];
 
 static bool is_healthy(void) {
-    return !nemesis_is_replacing() && cluster_is_healthy(reason, sizeof reason);
+    if (nemesis_is_replacing()) {
+        snprintf(reason, sizeof reason, "a node is being replaced");
+        return false;
+    }
+    return cluster_is_healthy(reason, sizeof reason);
 }
 
 static bool all_down(void) {
