@@ -77,12 +77,13 @@ static bool is_slot(const struct history *history, uint32_t key) {
 }
 
 static bool fits(const struct history *history, const struct shape *shape, const struct op *op) {
+    bool adds_one = op->kind != OP_ADD || op->workload == WORKLOAD_COUNTER || op->in.integer == 1;
     bool has_other = op->other != 0 || op->old_is_nil;
     return (shape->key == NO_KEY || op->key != 0) &&
            (shape->key != SLOT || is_slot(history, op->key)) &&
            (shape->in >> op->in.type & 1) != 0 &&
            (op->outcome != OUTCOME_OK || (shape->out >> op->out.type & 1) != 0) &&
-           (!shape->needs_other || has_other) &&
+           (!shape->needs_other || has_other) && adds_one &&
            (op->kind != OP_TRANSFER || is_slot(history, op->other));
 }
 

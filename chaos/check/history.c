@@ -8,6 +8,9 @@
 #include "base/mem.h"
 #include "client/cli/json.h"
 
+/* Milliseconds, versions, amounts: more is a mistake, and would not fit into ns. */
+#define ARGUMENT_MAX INT64_C(1000000000000)
+
 enum { LINE_SIZE_MAX = 64 * 1024, LINES_MAX = INT32_MAX };
 
 static const char *const workload_names[] = {
@@ -324,7 +327,7 @@ static enum error_code get_args(const struct line *line, int64_t *arg, struct er
     unsigned n = 0;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         n += line->fields[fields[i]].size > 0 ? 1 : 0;
-        enum error_code code = get_integer(line, fields[i], INT64_MIN, INT64_MAX, arg, error);
+        enum error_code code = get_integer(line, fields[i], 0, ARGUMENT_MAX, arg, error);
         if (code != ERROR_NONE) {
             return code;
         }

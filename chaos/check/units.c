@@ -97,11 +97,11 @@ static const struct op *find_open(const struct op *const *ops, size_t n) {
 }
 
 static int64_t sum_of(const struct history *history, const struct value *list) {
-    int64_t sum = 0;
+    uint64_t sum = 0; /* wraps, whatever a history says */
     for (unsigned i = 0; list->type == VALUE_LIST && i < list->n; i++) {
-        sum += value_list_at(history, list, i);
+        sum += (uint64_t)value_list_at(history, list, i);
     }
-    return sum;
+    return (int64_t)sum;
 }
 
 /* Every read of a bank, fresh or not, must find the whole of its money. */

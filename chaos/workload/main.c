@@ -28,8 +28,9 @@ static const char usage[] =
     "  --finish S        for last reads at the end (60)\n";
 
 static const struct workload_kind *const kinds[] = {
-    &workload_register,
-    &workload_counter,
+    &workload_register, &workload_counter, &workload_cas,   &workload_bank,
+    &workload_clear,    &workload_quota,   &workload_ttl,   &workload_session,
+    &workload_eventual, &workload_watch,   &workload_large,
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
