@@ -40,9 +40,10 @@ static bool may_be_secret(const struct credentials *credentials, struct slice us
 
 static void tell_refusal(const struct session *session, struct slice user, uint64_t wait_ms) {
     const struct session_host *host = session->host;
-    bool hidden = may_be_secret(host->credentials, user);
-    const struct session_login login = {
-        .peer = session->peer, .user = hidden ? (struct slice){0} : user, .wait_ms = wait_ms};
+    struct session_login login = {.peer = session->peer, .user = user, .wait_ms = wait_ms};
+    if (may_be_secret(host->credentials, user)) {
+        login.user = slice_make(NULL, 0);
+    }
     if (host->logins != NULL) {
         host->port.on_login_refused(host->port.data, &login);
     }
