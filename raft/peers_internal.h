@@ -24,8 +24,11 @@ enum {
     PEERS_READ_BUFFER = 64 * 1024,
     PEERS_SEND_BUFFER = 1024 * 1024,
     PEERS_NOT_SENT_MAX = 256 * 1024, /* bytes in the kernel that have not left yet */
-    PEERS_KEEPALIVE_S = 3,
-    PEERS_USER_TIMEOUT_MS = 10000,
+    /* A link whose other side vanished without a word ends after this time, busy or idle: the first
+     * keepalive probes go unanswered, or what was sent does. */
+    PEERS_USER_TIMEOUT_MS = 5000,
+    PEERS_KEEPALIVE_IDLE_S = 2,
+    PEERS_KEEPALIVE_INTERVAL_S = 1,
     PEERS_TRY_WRITES_MAX = 4 /* batches that one flush writes before it yields to the loop */
 };
 

@@ -109,9 +109,9 @@ void peers_tune_socket(uv_tcp_t *tcp) {
     set_option(tcp, SOL_SOCKET, SO_SNDBUF, PEERS_SEND_BUFFER);
     set_option(tcp, IPPROTO_TCP, TCP_NOTSENT_LOWAT, PEERS_NOT_SENT_MAX);
     set_option(tcp, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set_option(tcp, IPPROTO_TCP, TCP_KEEPIDLE, PEERS_KEEPALIVE_S);
-    set_option(tcp, IPPROTO_TCP, TCP_KEEPINTVL, PEERS_KEEPALIVE_S);
-    set_option(tcp, IPPROTO_TCP, TCP_KEEPCNT, 3);
+    set_option(tcp, IPPROTO_TCP, TCP_KEEPIDLE, PEERS_KEEPALIVE_IDLE_S);
+    set_option(tcp, IPPROTO_TCP, TCP_KEEPINTVL, PEERS_KEEPALIVE_INTERVAL_S);
+    /* Linux takes this one instead of counting probes. */
     set_option(tcp, IPPROTO_TCP, TCP_USER_TIMEOUT, PEERS_USER_TIMEOUT_MS);
 }
 

@@ -9,10 +9,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <uv.h>
@@ -1022,6 +1026,63 @@ static void test_new_keys(void **state) {
     tls_keys_free(renewed);
 }
 
+/* ---- silence ---- */
+
+/* Takes the loopback of this thread's network namespace up or down. */
+static void set_loopback(bool up) {
+    struct ifreq request = {.ifr_name = "lo"};
+    request.ifr_flags = up ? IFF_UP : 0;
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &request), 0);
+    close(fd);
+}
+
+static bool has_seen(const struct node *node, char event) {
+    return memchr(node->events, event, node->n_events) != NULL;
+}
+
+static int namespace_before = -1;
+
+static int setup_network(void **state) {
+    namespace_before = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (namespace_before >= 0 && unshare(CLONE_NEWNET) != 0) {
+        close(namespace_before);
+        namespace_before = -1;
+    }
+    return setup_test(state);
+}
+
+static int teardown_network(void **state) {
+    if (namespace_before >= 0) {
+        set_loopback(true);
+    }
+    int status = teardown_test(state);
+    if (namespace_before >= 0) {
+        assert_int_equal(setns(namespace_before, CLONE_NEWNET), 0);
+        close(namespace_before);
+    }
+    return status;
+}
+
+/* Nobody says goodbye: what is sent goes nowhere, and nothing is sent anyway. Both ends of both
+ * links notice it by themselves. */
+static void test_idle_links_that_are_dead_are_noticed(void **state) {
+    (void)state;
+    if (namespace_before < 0) {
+        print_message("a network of its own needs root\n");
+        skip();
+    }
+    set_loopback(true);
+    open_pair();
+    set_loopback(false);
+    for (unsigned i = 0; i < 2; i++) {
+        RUN_UNTIL(has_seen(&nodes[i], 'D'));
+        RUN_UNTIL(has_seen(&nodes[i], 'd'));
+    }
+    set_loopback(true);
+    RUN_UNTIL(peers_is_up(nodes[0].peers, 2) && peers_is_up(nodes[1].peers, 1));
+}
+
 #define TEST_TLS(name) cmocka_unit_test_setup_teardown(name, setup_tls_test, teardown_tls_test)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_test, teardown_test)
 
@@ -1051,6 +1112,8 @@ int main(void) {
         TEST(test_bytes_on_a_link_that_only_sends),
         TEST(test_strangers_are_bounded),
         TEST(test_silent_handshakes_time_out),
+        cmocka_unit_test_setup_teardown(test_idle_links_that_are_dead_are_noticed, setup_network,
+                                        teardown_network),
         TEST(test_close_with_things_in_flight),
         TEST(test_close_from_within_a_callback),
         TEST(test_close_while_dialing),
