@@ -45,6 +45,10 @@ def is_marked(test, mark):
     return getattr(method, mark, False)
 
 
+def is_for_sanitizer(test):
+    return is_marked(test, "sanitizer") or (Options.sanitizer() == "asan" and is_marked(test, "asan"))
+
+
 def choose(tests, options):
     for test in tests:
         if isinstance(test, unittest.loader._FailedTest):
@@ -53,7 +57,7 @@ def choose(tests, options):
             continue
         elif options.quick and not is_marked(test, "quick"):
             continue
-        elif options.sanitizer and not is_marked(test, "sanitizer"):
+        elif options.sanitizer and not is_for_sanitizer(test):
             continue
         elif options.words and not any(word in test.id() for word in options.words):
             continue

@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick
 from harness.cluster import ROOT
 from harness.resp import Client, ReplyError
 
@@ -125,7 +125,7 @@ class AclTest(ClusterTest):
             return "yes"
 
     @quick
-    @sanitizer
+    @asan
     def test_every_command_in_every_role(self):
         self.start_with_auth()
         self.start_open()
@@ -143,7 +143,7 @@ class AclTest(ClusterTest):
         self.report(f"{len(matrix)} commands in {len(ROLES)} roles")
 
     @quick
-    @sanitizer
+    @asan
     def test_a_reader_cannot_write_in_disguise(self):
         """Every write within MULTI and behind ONCE."""
         self.start_with_auth()

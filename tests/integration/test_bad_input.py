@@ -4,7 +4,7 @@ import os
 import random
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick
 from harness.resp import Client, ReplyError, encode
 from harness.wait import wait_for
 
@@ -30,7 +30,7 @@ class BadInputTest(ClusterTest):
         self.assertEqual(rest, b"-ERR Protocol error: " + message + b"\r\n", f"sent {sent[:60]!r}")
 
     @quick
-    @sanitizer
+    @asan
     def test_protocol_errors_as_redis_words_them(self):
         cases = [
             (b"*abc\r\n", b"invalid multibulk length"),
@@ -63,7 +63,7 @@ class BadInputTest(ClusterTest):
         self.assertEqual(self.node.call("GET", "a"), b"1", "what stood behind the error was carried out")
 
     @quick
-    @sanitizer
+    @asan
     def test_empty_and_oversized_keys(self):
         largest = b"k" * 65536
         for node in self.cluster.nodes:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import ROOT, Options, REPORTS
 from harness.resp import Client, ReplyError, project_in_shard
 from harness.wait import wait_for
@@ -84,7 +84,7 @@ class CliTest(ClusterTest):
     # --- no cluster needed ----------------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_help_names_every_command_and_option(self):
         overview = self.run_cli("--help").text
         manual = self.run_cli("manual").text.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "")
@@ -148,7 +148,7 @@ class CliTest(ClusterTest):
         self.assertEqual(set(self._complete("invoke-kv", "-p", "x", "set", "--ttl", "5m", "--if-m")), {"--if-missing"})
 
     @quick
-    @sanitizer
+    @asan
     def test_usage_errors(self):
         for arguments in (
             (), ("nope",), ("get",), ("get", "a", "b"), ("set",), ("project",), ("get", "a", "--nope"),
@@ -169,7 +169,7 @@ class CliTest(ClusterTest):
         self.assertEqual(error["exit"], USAGE)
 
     @quick
-    @sanitizer
+    @asan
     def test_no_node_answers(self):
         started = time.monotonic()
         result = self.run_cli("get", "a", "--server", "127.0.0.1:1", "--timeout", "300ms", expect=UNREACHABLE)
@@ -180,7 +180,7 @@ class CliTest(ClusterTest):
     # --- keys -----------------------------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_keys(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -215,7 +215,7 @@ class CliTest(ClusterTest):
         self.assertEqual(self.json("delete", "a", expect=NO), {"deleted": 0})
 
     @quick
-    @sanitizer
+    @asan
     def test_values_of_any_bytes_from_everywhere(self):
         self.use(self.start_cluster())
         value = bytes(range(256)) * 5000
@@ -369,7 +369,7 @@ class CliTest(ClusterTest):
         self.assertEqual(json.loads(self.run_cli("export", *mine).out), {"k": 1})
 
     @quick
-    @sanitizer
+    @asan
     def test_tls(self):
         cluster = self.make_cluster()
         cluster.use_tls(clients="required")
@@ -391,7 +391,7 @@ class CliTest(ClusterTest):
     # --- export and import ----------------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_lines_round_trip_loses_nothing(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -417,7 +417,7 @@ class CliTest(ClusterTest):
                 self.assertTrue(3000000 < client.call("PTTL", "soon") <= 3600000)
 
     @quick
-    @sanitizer
+    @asan
     def test_object_form(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -445,7 +445,7 @@ class CliTest(ClusterTest):
         self.assertEqual(sorted(os.listdir(self.folder)), ["kept.json"])
 
     @quick
-    @sanitizer
+    @asan
     def test_bad_files(self):
         self.use(self.start_cluster())
         good = b'{"invoke_kv_lines":1}\n{"key":"a","value":"1"}\n{"invoke_kv_end":1}\n'
@@ -516,7 +516,7 @@ class CliTest(ClusterTest):
             keys = [json.loads(line)["key"] for line in list(file)[1:-1]]
         self.assertEqual(keys, [f"key-{i:06d}" for i in range(60000)])
 
-    @sanitizer
+    @asan
     def test_replace_is_one_step_for_every_reader(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -550,7 +550,7 @@ class CliTest(ClusterTest):
         self.report(f"{sum(looks)} looks during 10 replacements")
 
     @quick
-    @sanitizer
+    @asan
     def test_replace_refuses_before_it_touches_anything(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -635,7 +635,7 @@ class CliTest(ClusterTest):
     # --- watch, status, bench -------------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_watch(self):
         cluster = self.start_cluster()
         self.use(cluster)
@@ -682,7 +682,7 @@ class CliTest(ClusterTest):
         self.assertEqual([line.split(" ", 1)[1] for line in lines], [f"set k{i}" for i in range(300)])
 
     @quick
-    @sanitizer
+    @asan
     def test_cluster_status(self):
         cluster = self.start_cluster()
         self.use(cluster)

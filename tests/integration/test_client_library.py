@@ -7,7 +7,7 @@ import tempfile
 import time
 import urllib.request
 
-from harness.case import ClusterTest, long, quick, sanitizer
+from harness.case import ClusterTest, asan, long, quick, sanitizer
 from harness.cluster import REPORTS, ROOT, Options
 from harness.wait import wait_for
 
@@ -74,7 +74,7 @@ class ClientLibraryTest(ClusterTest):
                 self.run_program("operations", seeds(cluster), f"operations-{level}", level)
 
     @quick
-    @sanitizer
+    @asan
     def test_one_seed_is_enough(self):
         cluster = self.start_cluster()
         self.run_program("operations", f"redis://127.0.0.1:{cluster[2].port}/0", "one-seed", 0)
@@ -98,7 +98,7 @@ class ClientLibraryTest(ClusterTest):
         self.assertRegex(output, r"[1-9]\d* conflicts")
 
     @quick
-    @sanitizer
+    @asan
     def test_authentication(self):
         cluster = self.make_cluster(auth="required")
         for node in cluster.nodes:
@@ -252,7 +252,7 @@ class ClientPackageTest(ClusterTest):
         subprocess.run(command, input=text, check=True, text=True)
 
     @quick
-    @sanitizer
+    @asan
     def test_examples(self):
         cluster = self.start_cluster()
         examples = os.path.join(build_directory(), "client")

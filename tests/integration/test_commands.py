@@ -2,15 +2,14 @@
 
 import subprocess
 
-from harness.case import ClusterTest, quick, sanitizer
-from harness.cluster import Options
+from harness.case import ClusterTest, asan, quick
 from harness.redis_cli import SecondsLeft, check_redis_cli
 from harness.resp import ReplyError, Status
 
 
 class CommandTest(ClusterTest):
     @quick
-    @sanitizer
+    @asan
     def test_redis_cli_on_every_node(self):
         """The five operations and their neighbours as a user types them, in RESP2 and RESP3."""
         cluster = self.start_cluster()
@@ -123,12 +122,12 @@ class CommandTest(ClusterTest):
                     self.assertEqual(other.call("GET", key), value)
                 self.assertEqual(other.call("DBSIZE"), len(cases))
 
-    @sanitizer
+    @asan
     def test_large_values(self):
         """Up to the limit of 16 MiB through leader and followers; one byte more is refused in words
         and the connection goes on."""
         # Sanitizers make large values slow; a timeout here would be about them.
-        cluster = self.start_cluster(shards=1, request_timeout_ms=5000 * Options.slowdown())
+        cluster = self.start_cluster(shards=1)
         for node in cluster.nodes:
             with self.subTest(node=node.id), node.client(timeout_s=60) as client:
                 for size in (1 << 20, (1 << 24) - 1, 1 << 24):

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from harness.case import ClusterTest, alone, quick, sanitizer
+from harness.case import ClusterTest, alone, asan, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import ReplyError
 from harness.wait import wait_for
@@ -23,7 +23,7 @@ class ConsistencyTest(ClusterTest):
         return raised.exception
 
     @quick
-    @sanitizer
+    @asan
     def test_commands_by_redis_cli(self):
         cluster, leader, (one, _) = self._start()
         self.assertEqual(one.cli("CONSISTENCY"), "LINEARIZABLE")
@@ -91,7 +91,7 @@ class ConsistencyTest(ClusterTest):
             return error.code
 
     @quick
-    @sanitizer
+    @asan
     def test_leader_paused(self):
         """A leader that was stopped meanwhile does not answer a linearizable read from the past."""
         cluster, leader, (one, two) = self._start()

@@ -4,7 +4,7 @@ import os
 import shutil
 
 from harness import disk
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick
 from harness.load import Load
 from harness.resp import ConnectionLost
 from harness.wait import wait_for
@@ -19,7 +19,7 @@ class DamagedLogTest(ClusterTest):
         return cluster, load
 
     @quick
-    @sanitizer
+    @asan
     def test_torn_tail_is_cut_off(self):
         """The last batch of a node that was killed is damaged or half there: the node starts without
         it. Nothing in it was acknowledged."""
@@ -223,7 +223,6 @@ class IdentityTest(ClusterTest):
             self.assertEqual(load.lost(peer), [])
 
     @quick
-    @sanitizer
     def test_second_process_on_the_same_directory(self):
         cluster = self.start_cluster(shards=1)
         node = cluster[1]

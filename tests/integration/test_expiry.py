@@ -2,7 +2,7 @@
 
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import ReplyError, project_in_shard
 from harness.wait import wait_for
@@ -10,7 +10,7 @@ from harness.wait import wait_for
 
 class ExpiryTest(ClusterTest):
     @quick
-    @sanitizer
+    @asan
     def test_keys_vanish_on_all_nodes(self):
         """Never early, soon after the time, on every node, and gone for all commands at once."""
         cluster = self.start_cluster()

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from harness.case import ClusterTest, long, quick, sanitizer
+from harness.case import ClusterTest, asan, long, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import Client, ConnectionLost, ReplyError
 from harness.wait import wait_for
@@ -142,7 +142,7 @@ class FeedTest(ClusterTest):
         return cluster, leader, cluster.others(leader)
 
     @quick
-    @sanitizer
+    @asan
     def test_a_follower_tells_what_others_wrote(self):
         """Each kind of event, written through all nodes, at a follower in the order of the writes."""
         _, leader, (one, two) = self._start()
@@ -294,7 +294,7 @@ class FeedTest(ClusterTest):
             self.assertEqual(places, sorted(places), "events of one writer out of order")
 
     @quick
-    @sanitizer
+    @asan
     def test_a_replica_that_is_behind_waits(self):
         """Index from a node that is ahead: nothing from before comes, and nothing is left out."""
         cluster, leader, (one, two) = self._start()
@@ -311,7 +311,7 @@ class FeedTest(ClusterTest):
             events = read_until(late, lambda push: push[2] == b"progress" and push[1] > index)
             self.assertEqual([push[2:] for push in events if push[2] != b"progress"], [[b"set", b"b"]])
 
-    @sanitizer
+    @asan
     def test_progress_in_silence(self):
         _, _, (one, _) = self._start()
         with one.client() as client:
@@ -328,7 +328,7 @@ class FeedTest(ClusterTest):
         return int(raised.exception.text.split()[1])
 
     @quick
-    @sanitizer
+    @asan
     def test_history_exceeded(self):
         """Too old an index, and one from before a node's start, are refused with what there is."""
         _, leader, (one, _) = self._start(feed_history="256KiB")
@@ -430,7 +430,7 @@ class FeedTest(ClusterTest):
             self.assertEqual([push[3] for push in pushes if push[2] == b"set"], [b"k", b"last"])
 
     @quick
-    @sanitizer
+    @asan
     def test_a_revoked_token_ends_what_was_subscribed_with_it(self):
         """On whatever node: no event behind the revocation, and a reason."""
         cluster = self.make_cluster(shards=1, auth="required")

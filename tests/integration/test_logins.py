@@ -8,7 +8,7 @@ import ssl
 import threading
 import urllib.request
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick
 from harness.cluster import Stopwatch
 from harness.resp import Client, ConnectionLost, ReplyError
 from harness.wait import wait_for
@@ -57,7 +57,7 @@ class LoginTest(ClusterTest):
         return answers
 
     @quick
-    @sanitizer
+    @asan
     def test_a_guesser_is_bounded_and_others_are_not(self):
         cluster = self.start(login_failures=30)
         node = cluster[1]
@@ -82,7 +82,7 @@ class LoginTest(ClusterTest):
                 client.call("HELLO", "3", "AUTH", "shop", "nonsense")
 
     @quick
-    @sanitizer
+    @asan
     def test_who_is_right_gets_in_after_the_bound(self):
         cluster = self.start(login_failures=60)
         node = cluster[1]
@@ -124,7 +124,7 @@ class LoginTest(ClusterTest):
         self.assertEqual(logins(cluster[3], "project", "wrong"), 0)
 
     @quick
-    @sanitizer
+    @asan
     def test_the_log_and_the_figures_tell(self):
         cluster = self.start(login_failures=20)
         node = cluster[1]

@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.request
 
-from harness.case import ClusterTest, sanitizer
+from harness.case import ClusterTest, asan, sanitizer
 from harness.cluster import Options, Stopwatch
 from harness.malformed import Attack
 from harness.resp import Client
@@ -62,7 +62,7 @@ class MalformedTest(ClusterTest):
         names = ("invokekv_connections", "process_open_fds", "invokekv_input_bytes", "invokekv_reply_bytes")
         return {name: int(re.search(rf"^{name} (\d+)$", text, re.M)[1]) for name in names}
 
-    @sanitizer
+    @asan
     def test_malformed_input_at_every_port(self):
         count = 1000000 if Options.big else 20000 // Options.slowdown()
         cluster = self.start()

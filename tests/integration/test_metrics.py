@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import ROOT, Options
 from harness.resp import ReplyError, project_in_shard
 from harness.wait import wait_for
@@ -218,7 +218,7 @@ class PagesTest(ClusterTest):
         self.assertEqual(figures(node).value("invokekv_projects"), 6)
 
     @quick
-    @sanitizer
+    @asan
     def test_bad_requests(self):
         node = self.start_cluster(1, shards=1)[1]
         self.assertEqual(get(node, "/livez")[0], 200)
@@ -245,7 +245,7 @@ class PagesTest(ClusterTest):
 
 
 class ChangesTest(ClusterTest):
-    @sanitizer
+    @asan
     def test_a_killed_leader(self):
         """Elections, leaders, lag and links are told; the new leader knows what the old one lacks."""
         cluster = self.start_cluster(3, shards=1, rebalance="no")
@@ -318,7 +318,7 @@ class ChangesTest(ClusterTest):
         self.assertGreater(page.value("invokekv_sqlite_database_bytes"), 20 * 65536)
         self.assertEqual(page.value("invokekv_shard_keys"), 20)
 
-    @sanitizer
+    @asan
     def test_without_a_majority(self):
         """A node cut from the majority says so, shard by shard, and is ready again afterwards."""
         cluster = self.start_cluster(3, shards=2, request_timeout_ms=1500, slow_ms=1000)

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Options
 from harness.once import OnceTransaction, OnceWriter, open_session, wait_for_answers
 from harness.resp import ReplyError, project_in_shard
@@ -20,7 +20,7 @@ class OnceTest(ClusterTest):
         return caught.exception.code
 
     @quick
-    @sanitizer
+    @asan
     def test_every_node_knows_the_session(self):
         cluster = self.start_cluster()
         session = cluster[1].call("ONCE", "OPEN").decode()

@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 
-from harness.case import ClusterTest, alone, big, quick, sanitizer
+from harness.case import ClusterTest, alone, asan, big, quick, sanitizer
 from harness.cluster import Options, Stopwatch
 from harness.resp import Client, ConnectionLost, ReplyError, project_in_shard, shard_of
 from harness.wait import wait_for
@@ -71,7 +71,7 @@ class ProjectTest(ClusterTest):
     # --- open mode -----------------------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_redis_cli_on_every_node(self):
         cluster = self.start_cluster()
         for node in cluster.nodes:
@@ -127,7 +127,7 @@ class ProjectTest(ClusterTest):
                 self.assertIn(caught.exception.code, ("ERR", "TOOBIG"), name)
         self.assertEqual(len(list_projects(third)), len(names))
 
-    @sanitizer
+    @asan
     def test_the_list_walks_through_all_shards(self):
         cluster = self.start_cluster()
         client = self.connect(cluster[1])
@@ -214,7 +214,7 @@ class ProjectTest(ClusterTest):
     # --- authentication required ----------------------------------------------------------------
 
     @quick
-    @sanitizer
+    @asan
     def test_what_each_role_may_do(self):
         cluster, admins = self.start_with_auth()
         service = self.connect(cluster[2], "service", SERVICE)
@@ -265,7 +265,7 @@ class ProjectTest(ClusterTest):
             self.assertIn("WRONGPASS", node.cli("GET", "k", options=wrong))
 
     @quick
-    @sanitizer
+    @asan
     def test_one_connection_serves_many_projects(self):
         cluster, admins = self.start_with_auth()
         names = [f"project-{i}" for i in range(20)]

@@ -2,7 +2,7 @@
 
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.load import Load
 from harness.resp import project_in_shard
 from harness.wait import wait_for
@@ -10,7 +10,7 @@ from harness.wait import wait_for
 
 class ReplicationTest(ClusterTest):
     @quick
-    @sanitizer
+    @asan
     def test_read_your_writes_anywhere(self):
         """A value acknowledged by one node is what every other node answers from then on."""
         cluster = self.start_cluster()

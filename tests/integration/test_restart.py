@@ -1,6 +1,6 @@
 """Nodes stop, die and come back: everything acknowledged is there again."""
 
-from harness.case import ClusterTest, big, quick, sanitizer
+from harness.case import ClusterTest, asan, big, quick, sanitizer
 from harness.cluster import Stopwatch
 from harness.load import Load
 from harness.resp import encode, project_in_shard
@@ -39,7 +39,7 @@ class RestartTest(ClusterTest):
         return load
 
     @quick
-    @sanitizer
+    @asan
     def test_all_nodes_stop_and_start(self):
         cluster = self.start_cluster()
         load = self._load(cluster)

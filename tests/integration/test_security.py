@@ -11,7 +11,7 @@ import socket
 import subprocess
 import urllib.request
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Options, free_port, run_server
 from harness.resp import Client, ReplyError
 from harness.wait import wait_for
@@ -111,7 +111,7 @@ class SecretsTest(ClusterTest):
                 self.assertNotIn(secret, content, f"{name} in {place}")
 
     @quick
-    @sanitizer
+    @asan
     def test_no_secret_gets_out(self):
         node = self.start()
         self.use_everything(node)
@@ -210,7 +210,7 @@ class CredentialsTest(ClusterTest):
     """Secrets that a service manager hands over."""
 
     @quick
-    @sanitizer
+    @asan
     def test_secrets_of_the_service_manager(self):
         cluster = self.make_cluster(1, shards=1)
         cluster.use_tls(clients="required")

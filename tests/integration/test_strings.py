@@ -3,7 +3,7 @@
 import random
 import threading
 
-from harness.case import ClusterTest, long, quick, sanitizer
+from harness.case import ClusterTest, asan, long, quick, sanitizer
 from harness.redis_cli import SecondsLeft, check_redis_cli
 from harness.resp import ReplyError
 from harness.wait import wait_for
@@ -24,7 +24,7 @@ def scan_all(client, *options, between=None):
 class StringTest(ClusterTest):
     @long
     @quick
-    @sanitizer
+    @asan
     def test_redis_cli_on_every_node(self):
         """What redis-cli shows, in RESP2 and RESP3; Redis shows the same."""
         cluster = self.start_cluster()
@@ -123,7 +123,7 @@ class StringTest(ClusterTest):
         value = cluster[1].call("GET", "list")
         self.assertEqual(sorted(value.decode()), sorted("xyz" * 30))
 
-    @sanitizer
+    @asan
     def test_values_stay_within_max_value(self):
         cluster = self.start_cluster(shards=1)
         for node in cluster.nodes:
@@ -140,7 +140,7 @@ class StringTest(ClusterTest):
                     client.call("MGET", *["v"] * 5)
 
     @quick
-    @sanitizer
+    @asan
     def test_scan_while_keys_come_and_go(self):
         """What is there all the time is answered, whatever else is written and deleted meanwhile."""
         cluster = self.start_cluster(shards=1)
@@ -158,7 +158,7 @@ class StringTest(ClusterTest):
             self.assertLessEqual(stable, set(seen))
             self.assertEqual(len(seen), len(set(seen)))
 
-    @sanitizer
+    @asan
     def test_scan_survives_leader_changes_and_restarts(self):
         cluster = self.start_cluster(shards=1, rebalance="no")
         keys = {f"key:{i}".encode() for i in range(1000)}

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Options, run_server
 from harness.peer import make_hello
 from harness.resp import Client, ConnectionLost, encode
@@ -61,7 +61,7 @@ class ClientsTest(ClusterTest):
         return serial_of(cluster.certificate(f"node-{self.node.id}.pem"))
 
     @quick
-    @sanitizer
+    @asan
     def test_every_client_gets_in_by_tls_only(self):
         cluster = self.start_with_tls()
         self.assertEqual(self.node.cli("SET", "k", "v"), "OK")
@@ -118,7 +118,7 @@ class ClientsTest(ClusterTest):
         self.assertNotIn("greeting", text)
 
     @quick
-    @sanitizer
+    @asan
     def test_plaintext_beside_tls_and_tls_where_there_is_none(self):
         cluster = self.start_with_tls(clients="optional")
         with Client(self.node.port) as plain:
@@ -219,7 +219,7 @@ class ClientsTest(ClusterTest):
         self.assertTrue(os.path.exists(certificate))
 
     @quick
-    @sanitizer
+    @asan
     def test_half_open_handshakes_are_bounded(self):
         """At most a quarter of max_connections, and at least 64."""
         self.start_with_tls(max_connections=200)
@@ -252,7 +252,7 @@ class ClientsTest(ClusterTest):
         self.assertEqual(self.node.call("PING"), "PONG")
 
     @quick
-    @sanitizer
+    @asan
     def test_garbage(self):
         self.start_with_tls()
         pieces = [b"\x16", b"\x16\x03\x01\xff\xff" + os.urandom(70000), b"\x16\x03\x01\x00\x05hello",
@@ -330,7 +330,7 @@ class PeersTest(ClusterTest):
         self.assertEqual(cluster[1].call("SET", "k", "v"), "OK")
 
     @quick
-    @sanitizer
+    @asan
     def test_who_is_no_node(self):
         cluster = self.start_with_tls()
         for node in cluster.nodes:

@@ -3,7 +3,7 @@ forwarding; the tools that speak Redis Cluster's protocol."""
 
 import subprocess
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick
 from harness.resp import ReplyError, project_in_shard
 from harness.wait import wait_for
 
@@ -27,7 +27,7 @@ def state_of(node, project="default"):
 
 class Topology(ClusterTest):
     @quick
-    @sanitizer
+    @asan
     def test_all_nodes_tell_the_same(self):
         cluster = self.start_cluster(rebalance="no")
         ids = {node.port: node.call("CLUSTER", "MYID").decode() for node in cluster.nodes}
@@ -75,7 +75,7 @@ class Topology(ClusterTest):
         self.assertEqual(list(roles.values()), [b"replica", b"replica"])
         self.assertEqual({n[b"port"]: n[b"id"].decode() for n in shard[b"nodes"]}, ids)
 
-    @sanitizer
+    @asan
     def test_a_dead_leader_is_not_named_for_long(self):
         cluster = self.start_cluster(rebalance="no")
         ids = [node.call("CLUSTER", "MYID") for node in cluster.nodes]
@@ -121,7 +121,7 @@ class Redirection(ClusterTest):
         return next(node for node in cluster.nodes if address == f"127.0.0.1:{node.port}")
 
     @quick
-    @sanitizer
+    @asan
     def test_moved_instead_of_forwarding(self):
         cluster = self.start_cluster(rebalance="no", shards=2)
         leader = cluster.leader_of()

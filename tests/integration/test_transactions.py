@@ -3,7 +3,7 @@
 import random
 import threading
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Options
 from harness.resp import ConnectionLost, ReplyError
 from harness.wait import wait_for
@@ -39,7 +39,7 @@ class Failures(list):
 
 class TransactionTest(ClusterTest):
     @quick
-    @sanitizer
+    @asan
     def test_redis_cli_on_every_node(self):
         """What redis-cli shows, in RESP2 and RESP3; Redis shows the same."""
         cluster = self.start_cluster()

@@ -12,8 +12,16 @@ def quick(test):
 
 
 def sanitizer(test):
-    """Also run against the slower sanitizer builds."""
+    """Also run against the sanitizer builds: it reaches code, errors or lifetimes that similar tests do
+    not, and threads that work at the same time."""
     test.sanitizer = True
+    return test
+
+
+def asan(test):
+    """Also run against the build with AddressSanitizer, but not with ThreadSanitizer: what it adds is no
+    matter of threads."""
+    test.asan = True
     return test
 
 

@@ -198,6 +198,7 @@ class Node:
         if project is None and self.cluster.admin_secret is not None:
             options.setdefault("credentials", ("admin", self.cluster.admin_secret))
         options.setdefault("tls", self.cluster.tls)
+        options.setdefault("timeout_s", 60 if Options.sanitizer() else 15)
         return Client(self.port, project, **options)
 
     def call(self, *arguments, project=None):
@@ -266,6 +267,9 @@ class Cluster:
     def __init__(self, n=3, name="test", **settings):
         self.name = name
         self.settings = {"shards": 8, "min_free_disk": "1MiB", **settings}
+        if Options.sanitizer():
+            # Nodes that are slow, on a machine that is busy, shall not give writes up for it.
+            self.settings.setdefault("request_timeout_ms", 30000)
         self.n_shards = int(self.settings["shards"])
         self.directory = tempfile.mkdtemp(prefix="ikv-test-", dir=Options.directory)
         self.admin_secret = None  # of the user `admin`, when clients have to authenticate
