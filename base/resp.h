@@ -33,6 +33,9 @@ void resp_parser_space(struct resp_parser *parser, uint8_t **data, size_t *size)
 void resp_parser_filled(struct resp_parser *parser, size_t size);
 /* Bytes the parser holds in memory now, for bounds and statistics. */
 size_t resp_parser_memory(const struct resp_parser *parser);
+/* Gives back the input buffer of a parser that is idle, until bytes come again; else does nothing.
+ * A new parser has none either. */
+void resp_parser_rest(struct resp_parser *parser);
 /* True when no command has been received in part. */
 bool resp_parser_is_idle(const struct resp_parser *parser);
 

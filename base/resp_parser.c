@@ -53,7 +53,7 @@ struct arg {
 struct resp_parser {
     struct resp_limits limits;
     enum parser_state state;
-    uint8_t *input;
+    uint8_t *input; /* NULL while there is nothing to keep: see resp_parser_rest() */
     size_t capacity;
     size_t base;
     size_t gap;
@@ -91,8 +91,6 @@ struct resp_parser *resp_parser_new(const struct resp_limits *limits) {
     struct resp_parser *parser = mem_zalloc(1, sizeof *parser);
     parser->limits = *limits;
     parser->state = STATE_START;
-    parser->capacity = INPUT_SIZE_MIN;
-    parser->input = mem_alloc(parser->capacity);
     return parser;
 }
 
@@ -124,6 +122,26 @@ void resp_parser_free(struct resp_parser *parser) {
     mem_free(parser->argv);
     mem_free(parser->input);
     mem_free(parser);
+}
+
+void resp_parser_rest(struct resp_parser *parser) {
+    if (!resp_parser_is_idle(parser) || parser->handed_out) {
+        return;
+    }
+    args_release(parser);
+    mem_free(parser->args);
+    mem_free(parser->argv);
+    mem_free(parser->input);
+    parser->args = NULL;
+    parser->argv = NULL;
+    parser->args_capacity = 0;
+    parser->input = NULL;
+    parser->capacity = 0;
+    parser->base = 0;
+    parser->gap = 0;
+    parser->next = 0;
+    parser->end = 0;
+    parser->scanned = 0;
 }
 
 size_t resp_parser_memory(const struct resp_parser *parser) {
@@ -215,6 +233,11 @@ static size_t input_wanted(const struct resp_parser *parser) {
 }
 
 static void input_make_room(struct resp_parser *parser) {
+    if (parser->input == NULL) {
+        parser->capacity = INPUT_SIZE_MIN;
+        parser->input = mem_alloc(parser->capacity);
+        return;
+    }
     size_t wanted = input_wanted(parser);
     if (parser->capacity - parser->end >= wanted) {
         return;
@@ -669,6 +692,9 @@ static enum step parser_step(struct resp_parser *parser) {
 }
 
 enum resp_status resp_parser_next(struct resp_parser *parser, struct resp_command *command) {
+    if (parser->input == NULL) {
+        return RESP_MORE;
+    }
     if (parser->handed_out) {
         parser->handed_out = false;
         args_release(parser);

@@ -7,6 +7,7 @@
 #include "base/resp.h"
 #include "node/logins.h"
 #include "node/machine/project_name.h"
+#include "node/session_limits.h"
 #include "node/session_state.h"
 
 static_assert(SESSION_CLIENT_NAME <= sizeof((struct hello_rest *)0)->name, "a name fits");
@@ -116,9 +117,13 @@ static bool done(struct call_step *base, struct session *session, const struct r
         }
         return false;
     }
-    enum error_code code =
-        session_access_add(&session->access, buffer_slice(&step->project), step->token, &error);
+    struct slice project = buffer_slice(&step->project);
+    enum error_code code = session_limits_enter(session, project, &error);
+    if (code == ERROR_NONE) {
+        code = session_access_add(&session->access, project, step->token, &error);
+    }
     if (code != ERROR_NONE) {
+        session_limits_leave(session); /* counts again where it works next */
         resp_write_error(out, error_prefix(code), error.message);
     } else {
         answer(session, step->greets ? &step->hello : NULL, out);
@@ -170,6 +175,11 @@ static void authenticate(struct call *call, struct slice user, struct slice secr
     }
     if (credentials == NULL || !credentials->required) {
         /* Any token will do. */
+        struct error error;
+        if (session_limits_enter(session, user, &error) != ERROR_NONE) {
+            call_error(call, error_prefix(error.code), "%s", error.message);
+            return;
+        }
         session_access_set_project(&session->access, user);
         answer(session, hello, call_reply(call));
         return;
@@ -184,6 +194,7 @@ static void authenticate(struct call *call, struct slice user, struct slice secr
     enum session_role role = credentials_check(credentials, user, digest);
     if (role != ROLE_NONE) {
         end_login(session->host, &login, LOGIN_GOOD);
+        session_limits_leave(session);
         session_access_become(&session->access, role);
         answer(session, hello, call_reply(call));
         return;

@@ -13,6 +13,7 @@
 #include "node/machine/tokens.h"
 #include "node/resp_commands.h"
 #include "node/server_info.h"
+#include "node/session_limits.h"
 #include "node/session_state.h"
 
 /* ---- what they share ---- */
@@ -238,13 +239,19 @@ void verb_project_use(struct call *call) {
     if (!check_name(call, call->argv[2])) {
         return;
     }
-    if (session_access_use(&call->session->access, call->argv[2])) {
+    struct session *session = call->session;
+    uint64_t token;
+    struct error error;
+    if (!session_access_find(&session->access, call->argv[2], &token)) {
+        call_error(call, "NOPERM",
+                   "this connection has shown no token of project '%s'; AUTH with one first",
+                   project_label(call->argv[2]).text);
+    } else if (session_limits_enter(session, call->argv[2], &error) != ERROR_NONE) {
+        call_error(call, error_prefix(error.code), "%s", error.message);
+    } else {
+        (void)session_access_use(&session->access, call->argv[2]);
         call_ok(call);
-        return;
     }
-    call_error(call, "NOPERM",
-               "this connection has shown no token of project '%s'; AUTH with one first",
-               project_label(call->argv[2]).text);
 }
 
 /* ---- PROJECT INFO ---- */

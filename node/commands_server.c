@@ -41,8 +41,8 @@ static void info_server(struct buffer *out, const struct info_source *source) {
 }
 
 static void info_clients(struct buffer *out, const struct info_source *source) {
-    put(out, "connected_clients:%u\r\nmaxclients_rejected:%" PRIu64 "\r\n",
-        source->host->n_sessions, source->host->stats.rejected);
+    put(out, "connected_clients:%u\r\nmaxclients:%u\r\nmaxclients_rejected:%" PRIu64 "\r\n",
+        source->host->n_sessions, source->info->max_connections, source->host->stats.rejected);
     put(out, "client_input_bytes:%" PRIu64 "\r\noperations_under_way:%u\r\n",
         source->host->input_bytes, source->host->n_slots);
     put(out, "blocked_clients:0\r\n");
@@ -52,7 +52,9 @@ static void info_memory(struct buffer *out, const struct info_source *source) {
     const struct server_info *info = source->info;
     put(out, "used_memory:%" PRIu64 "\r\nused_memory_rss:%" PRIu64 "\r\n", info->memory_rss,
         info->memory_rss);
-    put(out, "used_memory_peak:%" PRIu64 "\r\nmaxmemory:0\r\n", info->memory_rss_peak);
+    put(out, "used_memory_peak:%" PRIu64 "\r\nmaxmemory:%" PRIu64 "\r\n", info->memory_rss_peak,
+        info->memory_max);
+    put(out, "memory_pressure:%u\r\n", info->memory_level);
     put(out, "inflight_bytes:%" PRIu64 "\r\ninflight_limit:%" PRIu64 "\r\n", info->memory_inflight,
         info->memory_inflight_limit);
     put(out, "reply_bytes:%" PRIu64 "\r\n", source->host->reply_bytes);
@@ -77,6 +79,10 @@ static void info_stats(struct buffer *out, const struct info_source *source) {
     put(out, "rejected_connections:%" PRIu64 "\r\n", stats->rejected);
     put(out, "stalled_connections:%" PRIu64 "\r\n", stats->stalled);
     put(out, "total_error_replies:%" PRIu64 "\r\n", stats->errors);
+    for (unsigned i = 0; i < BOUNDS; i++) {
+        put(out, "limit_reached_%s:%" PRIu64 "\r\n", bound_name((enum bound)i),
+            source->host->bounds.reached[i]);
+    }
 }
 
 static void info_replication(struct buffer *out, const struct info_source *source) {

@@ -6,6 +6,7 @@
 #include "base/number.h"
 #include "base/resp.h"
 #include "node/resp_commands.h"
+#include "node/session_limits.h"
 #include "node/session_state.h"
 
 static_assert(LIMIT_VALUE_SIZE_MAX + SESSION_REQUEST_SLACK + 2 * TRANSACTION_OVERHEAD <=
@@ -123,7 +124,7 @@ void transaction_run(struct call *call, const struct verb *verb) {
     } else if (transaction->is_broken) {
         /* As Redis: nobody will see its result. */
         resp_write_simple(call_reply(call), "QUEUED");
-    } else if (redirect(call, leaf)) {
+    } else if (redirect(call, leaf) || !session_limits_admit(call, leaf)) {
         transaction_break(transaction);
     } else {
         queue(call, leaf);

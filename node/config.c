@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "node/logins.h"
 #include "node/machine/top.h"
+#include "node/project_limits.h"
 
 enum value_kind {
     VALUE_NAME,
@@ -40,6 +41,8 @@ struct key_spec {
 
 /* Several times the longest key, so that a few events always fit. */
 #define FEED_HISTORY_MIN (256 * KIB)
+/* A node without caches, with room for some requests. */
+#define MEMORY_OF_PROCESS (64 * MIB)
 
 #define FIELD(member) offsetof(struct config, member)
 
@@ -105,13 +108,30 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                                    600000, "5000", "how long a request may look for a leader"},
     [CONFIG_MAX_CONNECTIONS] = {"max_connections", VALUE_NUMBER, FIELD(max_connections), 1, 1000000,
                                 "10000", "client connections of this node"},
+    [CONFIG_MAX_CONNECTIONS_PER_PROJECT] = {"max_connections_per_project", VALUE_NUMBER,
+                                            FIELD(max_connections_per_project), 0, 1000000, "0",
+                                            "of these, in one project; 0: no limit of its own"},
+    [CONFIG_REQUESTS_PER_SECOND] = {"requests_per_second", VALUE_NUMBER, FIELD(requests_per_second),
+                                    0, PROJECT_LIMITS_RATE_MAX, "0",
+                                    "requests that this node takes for one project; 0: no limit"},
     [CONFIG_MAX_VALUE] = {"max_value", VALUE_SIZE, FIELD(max_value), 1, LIMIT_VALUE_SIZE_MAX,
                           "16MiB", "largest value"},
     [CONFIG_MAX_PIPELINE] = {"max_pipeline", VALUE_NUMBER, FIELD(max_pipeline), 1, 65536, "1024",
                              "commands in flight per connection"},
+    [CONFIG_MAX_OUTPUT] = {"max_output", VALUE_SIZE, FIELD(max_output), 64 * KIB, 1 * GIB, "8MiB",
+                           "replies waiting per connection before its requests wait"},
     [CONFIG_MAX_MEMORY_INFLIGHT] = {"max_memory_inflight", VALUE_SIZE, FIELD(max_memory_inflight),
                                     1 * MIB, 1024 * GIB, "256MiB",
                                     "bytes of operations under way before -BUSY"},
+    [CONFIG_MAX_MEMORY] = {"max_memory", VALUE_SIZE, FIELD(max_memory), 0, 1024 * GIB, "4GiB",
+                           "memory in use; near to it new requests get -BUSY; 0: no ceiling"},
+    [CONFIG_IDLE_TIMEOUT_MS] = {"idle_timeout_ms", VALUE_TIME, FIELD(idle_timeout_ms), 0, 864000000,
+                                "0", "silence after which a connection is closed; 0: never"},
+    [CONFIG_RECEIVE_TIMEOUT_MS] = {"receive_timeout_ms", VALUE_TIME, FIELD(receive_timeout_ms), 100,
+                                   3600000, "30000",
+                                   "for a request to arrive in full, or to authenticate"},
+    [CONFIG_SEND_TIMEOUT_MS] = {"send_timeout_ms", VALUE_TIME, FIELD(send_timeout_ms), 100, 3600000,
+                                "60000", "for a client to take some of its replies"},
     [CONFIG_DEFAULT_QUOTA] = {"default_quota", VALUE_SIZE, FIELD(default_quota), 1, LIMIT_QUOTA_MAX,
                               "1GiB", "quota of a project that comes into being"},
     [CONFIG_SEGMENT_SIZE] = {"segment_size", VALUE_SIZE, FIELD(segment_size),
@@ -785,6 +805,23 @@ static enum error_code check_tls(const struct config *config, struct error *erro
     return code;
 }
 
+/* Writes are taken up to two thirds of the ceiling at least (node/memory_ceiling.c). When the node
+ * itself needs more, it would refuse them for ever. */
+static enum error_code check_memory(const struct config *config, struct error *error) {
+    uint64_t itself = MEMORY_OF_PROCESS + config->log_cache +
+                      config->shards * (config->shard_cache + config->feed_history);
+    uint64_t least = itself / 2 * 3;
+    if (config->max_memory == 0 || config->max_memory >= least) {
+        return ERROR_NONE;
+    }
+    error_set(error, ERROR_INVALID,
+              "max_memory = '%" PRIu64 "': must be at least %" PRIu64
+              "MiB, one and a half times what the node itself may need: log_cache, shard_cache "
+              "and feed_history of each shard, and %" PRIu64 "MiB; set it higher, or these lower",
+              config->max_memory, (least + MIB - 1) / MIB, MEMORY_OF_PROCESS / MIB);
+    return wrap_place(config, CONFIG_MAX_MEMORY, error);
+}
+
 static enum error_code check_listen_distinct(const struct config *config, struct error *error) {
     const enum config_key keys[] = {CONFIG_LISTEN, CONFIG_PEER_LISTEN, CONFIG_HTTP_LISTEN};
     const struct config_address *addresses[] = {&config->listen, &config->peer_listen,
@@ -853,6 +890,7 @@ enum error_code config_finish(struct config *config, struct error *error) {
         return wrap_place(config, CONFIG_FEED_HISTORY, error);
     }
     enum error_code checked = check_auth(config, error);
+    checked = checked == ERROR_NONE ? check_memory(config, error) : checked;
     checked = checked == ERROR_NONE ? check_tls(config, error) : checked;
     return checked == ERROR_NONE ? check_listens(config, self, error) : checked;
 }
@@ -940,7 +978,7 @@ void config_describe(struct buffer *out) {
         const struct key_spec *spec = &key_specs[i];
         char range[128], line[512];
         format_range(spec, range, sizeof range);
-        int size = snprintf(line, sizeof line, "%-20s %s%s%s; %s\n", spec->name, range,
+        int size = snprintf(line, sizeof line, "%-27s %s%s%s; %s\n", spec->name, range,
                             spec->initial != NULL ? ", default " : "",
                             spec->initial != NULL ? spec->initial : "", spec->purpose);
         ASSERT(size > 0 && (size_t)size < sizeof line);

@@ -70,9 +70,16 @@ enum config_key {
     CONFIG_ELECTION_MS,
     CONFIG_REQUEST_TIMEOUT_MS,
     CONFIG_MAX_CONNECTIONS,
+    CONFIG_MAX_CONNECTIONS_PER_PROJECT,
+    CONFIG_REQUESTS_PER_SECOND,
     CONFIG_MAX_VALUE,
     CONFIG_MAX_PIPELINE,
+    CONFIG_MAX_OUTPUT,
     CONFIG_MAX_MEMORY_INFLIGHT,
+    CONFIG_MAX_MEMORY,
+    CONFIG_IDLE_TIMEOUT_MS,
+    CONFIG_RECEIVE_TIMEOUT_MS,
+    CONFIG_SEND_TIMEOUT_MS,
     CONFIG_DEFAULT_QUOTA,
     CONFIG_SEGMENT_SIZE,
     CONFIG_LOG_CACHE,
@@ -120,9 +127,16 @@ struct config {
     uint64_t election_ms;
     uint64_t request_timeout_ms;
     unsigned max_connections;
+    unsigned max_connections_per_project; /* 0: not limited */
+    unsigned requests_per_second;         /* of a project, 0: not limited */
     uint64_t max_value;
     unsigned max_pipeline;
+    uint64_t max_output; /* replies that a connection has not taken */
     uint64_t max_memory_inflight;
+    uint64_t max_memory;         /* resident, 0: not limited */
+    uint64_t idle_timeout_ms;    /* 0: connections may be idle for ever */
+    uint64_t receive_timeout_ms; /* of a half-sent request */
+    uint64_t send_timeout_ms;    /* of replies that are not taken */
     uint64_t default_quota;
     uint64_t segment_size;
     uint64_t log_cache;

@@ -1,6 +1,10 @@
 #include "node/listener_uv.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "base/assert.h"
@@ -8,14 +12,14 @@
 #include "base/mem.h"
 #include "base/tls_stream.h"
 #include "node/logging.h"
+#include "node/session_limits.h"
 
 enum {
     SCAN_INTERVAL_MS = 1000,
-    WRITE_SLICES = 64,           /* chunks given to one write */
-    ACCEPT_COMPLAINT_MS = 10000, /* at most one line about refused or failed accepts */
-    TLS_COMPLAINT_MS = 1000,     /* and one about connections closed over TLS */
-    SHAKES_PER_ITERATION = 16,   /* steps of TLS handshakes, each up to some milliseconds */
-    ENCRYPT_SIZE = 128 * 1024,   /* plaintext that is encrypted ahead of the socket */
+    WRITE_SLICES = 64,         /* chunks given to one write */
+    TLS_COMPLAINT_MS = 1000,   /* at most one line about connections closed over TLS */
+    SHAKES_PER_ITERATION = 16, /* steps of TLS handshakes, each up to some milliseconds */
+    ENCRYPT_SIZE = 128 * 1024, /* plaintext that is encrypted ahead of the socket */
     KEPT_WIRE_CAPACITY = 4 * 1024,
     HANDLES = 5 /* of struct listener, all closed by listener_close() */
 };
@@ -24,7 +28,9 @@ struct listener {
     uv_loop_t *loop;
     struct session_host *sessions;
     struct listener_options options;
-    uv_tcp_t tcp;
+    int socket;
+    uv_poll_t poll; /* of the socket */
+    bool is_deaf;   /* no connection is taken for now: there are no descriptors */
     uv_check_t check;
     uv_prepare_t prepare;
     uv_idle_t idle; /* active while connections are marked: keeps the loop from sleeping */
@@ -36,7 +42,6 @@ struct listener {
     unsigned shakes_left;   /* in this iteration */
     unsigned n_connections; /* until their handle is closed */
     uint16_t port;
-    uint64_t complained_ms;
     uint64_t tls_complained_ms;
     uint8_t *tls_input; /* what libuv reads before it is fed to a stream; TLS_FEED_MAX bytes */
 
@@ -67,9 +72,13 @@ struct connection {
     struct list_node shake; /* in listener->shaking, or alone */
     uint64_t shaking_since_ms;
 
-    uint64_t input_ms;       /* of the last input */
-    uint64_t sent_ms;        /* of the last progress in sending */
-    size_t write_queue_size; /* libuv's, when last looked at */
+    uint64_t input_ms;         /* of the last input */
+    uint64_t request_since_ms; /* a command is half received since, 0: none is; ... */
+    uint64_t request_bytes;    /* ... so much has come since ... */
+    uint64_t request_number;   /* ... and so many had come before it */
+    bool is_resting;           /* its session gave memory back, and has had no input since */
+    uint64_t sent_ms;          /* sending began or got on */
+    size_t write_queue_size;   /* libuv's, when last looked at */
 };
 
 static void listener_maybe_closed(struct listener *listener);
@@ -176,6 +185,24 @@ static bool connection_wants_read(const struct connection *connection) {
            tls_stream_is_starved(connection->tls) && session_wants_read(connection->session);
 }
 
+/* After input, or when reading goes on after a pause: the time of a half-received command runs from
+ * the input that began it. */
+static void connection_time_request(struct connection *connection, size_t size) {
+    const struct session *session = connection->session;
+    uint64_t number = session_commands(session);
+    if (!session_is_mid_command(session)) {
+        connection->request_since_ms = 0;
+        return;
+    }
+    if (connection->request_since_ms == 0 || connection->request_number != number || size == 0) {
+        connection->request_since_ms = uv_now(connection->listener->loop);
+        connection->request_bytes = 0;
+        connection->request_number = number;
+        return;
+    }
+    connection->request_bytes += size;
+}
+
 /* Reads from the socket exactly while the session wants input. */
 static void connection_update_reading(struct connection *connection) {
     bool wanted = connection_wants_read(connection);
@@ -189,6 +216,7 @@ static void connection_update_reading(struct connection *connection) {
     }
     /* Time during which we did not look does not count as the client's silence. */
     connection->input_ms = uv_now(connection->listener->loop);
+    connection_time_request(connection, 0);
     int result =
         uv_read_start((uv_stream_t *)&connection->tcp, connection_on_alloc, connection_on_read);
     ASSERT(result == 0);
@@ -323,6 +351,9 @@ static void connection_on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t
         return;
     } else if (!connection_take_input(connection, slice_make(buf->base, (size_t)size))) {
         return;
+    } else {
+        connection->is_resting = false;
+        connection_time_request(connection, (size_t)size);
     }
     connection_update_reading(connection);
     connection_mark(connection);
@@ -441,6 +472,7 @@ static bool connection_send_encrypted(struct connection *connection) {
         buf.len -= gone;
         connection->write.data = connection;
         connection->is_writing = true;
+        connection->sent_ms = uv_now(connection->listener->loop);
         if (uv_write(&connection->write, stream, &buf, 1, connection_on_written) != 0) {
             connection->is_writing = false;
             return false;
@@ -483,6 +515,7 @@ static bool connection_send(struct connection *connection) {
     connection->sending_size = size;
     connection->write.data = connection;
     connection->is_writing = true;
+    connection->sent_ms = uv_now(connection->listener->loop);
     if (uv_write(&connection->write, stream, bufs, n, connection_on_written) != 0) {
         connection->is_writing = false;
         return false;
@@ -492,6 +525,8 @@ static bool connection_send(struct connection *connection) {
 }
 
 /* ---- the loop's phases ---- */
+
+static void listener_hear(struct listener *listener);
 
 /* Right after the poll phase: commands that were held back go on. */
 static void listener_on_check(uv_check_t *handle) {
@@ -553,17 +588,22 @@ static void listener_on_prepare(uv_prepare_t *handle) {
     session_host_begin_turn(listener->sessions);
 }
 
-/* Whether the client has left the connection hanging for too long. */
-static bool connection_is_stalled(struct connection *connection, uint64_t now_ms) {
-    const struct listener_options *options = &connection->listener->options;
-    if (connection->is_reading && session_is_mid_command(connection->session) &&
-        now_ms - connection->input_ms >= options->stall_ms) {
-        say_warn("connection closed in the middle of a command",
-                 "peer=%s silent_ms=%llu limit_ms=%llu", session_peer(connection->session),
-                 (unsigned long long)(now_ms - connection->input_ms),
-                 (unsigned long long)options->stall_ms);
-        return true;
+static bool is_over(uint64_t now_ms, uint64_t since_ms, uint64_t limit_ms) {
+    return now_ms > since_ms && now_ms - since_ms >= limit_ms;
+}
+
+/* A command is half received, and either nothing more comes or what comes is too little. */
+static bool connection_is_too_slow(const struct connection *connection, uint64_t now_ms) {
+    uint64_t receive_ms = connection->listener->options.receive_ms;
+    if (connection->request_since_ms == 0 || !connection->is_reading) {
+        return false;
     }
+    uint64_t earned_ms = connection->request_bytes * 1000 / LISTENER_RATE_MIN;
+    return is_over(now_ms, connection->input_ms, receive_ms) ||
+           is_over(now_ms, connection->request_since_ms, receive_ms + earned_ms);
+}
+
+static bool connection_is_unread(struct connection *connection, uint64_t now_ms) {
     if (!connection->is_writing) {
         return false;
     }
@@ -572,13 +612,49 @@ static bool connection_is_stalled(struct connection *connection, uint64_t now_ms
         connection->write_queue_size = queued;
         connection->sent_ms = now_ms;
     }
-    if (now_ms - connection->sent_ms >= options->send_stall_ms) {
-        say_warn("connection closed: the client does not take its replies",
-                 "peer=%s waiting_bytes=%zu limit_ms=%llu", session_peer(connection->session),
-                 queued, (unsigned long long)options->send_stall_ms);
-        return true;
+    return is_over(now_ms, connection->sent_ms, connection->listener->options.send_ms);
+}
+
+static bool connection_is_idle(const struct connection *connection, uint64_t now_ms) {
+    uint64_t idle_ms = connection->listener->options.idle_ms;
+    uint64_t since_ms = session_idle_since_ms(connection->session);
+    since_ms = connection->sent_ms > since_ms ? connection->sent_ms : since_ms;
+    return idle_ms > 0 && connection->request_since_ms == 0 && is_over(now_ms, since_ms, idle_ms);
+}
+
+static bool connection_is_strange(const struct connection *connection, uint64_t now_ms) {
+    uint64_t since_ms = session_stranger_since_ms(connection->session);
+    return is_over(now_ms, since_ms, connection->listener->options.receive_ms);
+}
+
+/* Closes a connection whose client has left it hanging for too long. */
+static void connection_check_time(struct connection *connection, uint64_t now_ms) {
+    const char *text;
+    enum bound bound;
+    if (connection_is_too_slow(connection, now_ms)) {
+        bound = BOUND_RECEIVE;
+        text = "closed in the middle of a command that came too slowly";
+    } else if (connection_is_strange(connection, now_ms)) {
+        bound = BOUND_RECEIVE;
+        text = "closed: it did not authenticate";
+    } else if (connection_is_unread(connection, now_ms)) {
+        bound = BOUND_SEND;
+        text = "closed: the client does not take its replies";
+    } else if (connection_is_idle(connection, now_ms)) {
+        bound = BOUND_IDLE;
+        text = "closed: it was idle";
+    } else {
+        if (!connection->is_resting && is_over(now_ms, connection->input_ms, LISTENER_REST_MS)) {
+            connection->is_resting = true;
+            session_rest(connection->session);
+        }
+        return;
     }
-    return false;
+    struct session_host *host = connection->listener->sessions;
+    host->stats.stalled += bound != BOUND_IDLE;
+    session_limits_reached(host, bound, session_peer(connection->session), slice_make(NULL, 0),
+                           text);
+    connection_close(connection);
 }
 
 static void listener_close_all(struct listener *listener) {
@@ -613,11 +689,9 @@ static void listener_on_scan(uv_timer_t *timer) {
     while (node != &listener->connections) {
         struct connection *connection = LIST_ENTRY(node, struct connection, link);
         node = node->next;
-        if (connection_is_stalled(connection, now_ms)) {
-            listener->sessions->stats.stalled++;
-            connection_close(connection);
-        }
+        connection_check_time(connection, now_ms);
     }
+    listener_hear(listener);
 }
 
 /* ---- accepting ---- */
@@ -648,16 +722,6 @@ static void read_address(const uv_tcp_t *tcp, name_function function, char *text
     format_address(text, size, &address);
 }
 
-/* True when it is time for another line about trouble with accepting. */
-static bool listener_may_complain(struct listener *listener) {
-    uint64_t now_ms = uv_now(listener->loop);
-    if (listener->complained_ms != 0 && now_ms - listener->complained_ms < ACCEPT_COMPLAINT_MS) {
-        return false;
-    }
-    listener->complained_ms = now_ms;
-    return true;
-}
-
 /* A handle to refuse a connection with. */
 static void refusal_on_closed(uv_handle_t *handle) {
     struct connection *connection = handle->data;
@@ -672,12 +736,11 @@ static void connection_refuse(struct connection *connection) {
     struct listener *listener = connection->listener;
     uv_buf_t buf = uv_buf_init(text, sizeof text - 1);
     uv_try_write((uv_stream_t *)&connection->tcp, &buf, 1);
+    char peer[SESSION_ADDRESS_SIZE];
+    read_address(&connection->tcp, uv_tcp_getpeername, peer, sizeof peer);
     listener->sessions->stats.rejected++;
-    if (listener_may_complain(listener)) {
-        say_warn("connection refused: too many clients", "limit=%u rejected=%llu",
-                 listener->options.max_connections,
-                 (unsigned long long)listener->sessions->stats.rejected);
-    }
+    session_limits_reached(listener->sessions, BOUND_CONNECTIONS, peer, slice_make(NULL, 0),
+                           "refused: too many clients");
     uv_close((uv_handle_t *)&connection->tcp, refusal_on_closed);
 }
 
@@ -706,14 +769,8 @@ static void connection_start(struct connection *connection) {
     connection_update_reading(connection);
 }
 
-static void listener_on_connection(uv_stream_t *stream, int status) {
-    struct listener *listener = stream->data;
-    if (status < 0) {
-        if (listener_may_complain(listener)) {
-            say_error("cannot accept a connection", "reason=%s", uv_strerror(status));
-        }
-        return;
-    }
+/* Takes over the socket of a connection. */
+static void listener_take(struct listener *listener, int socket) {
     struct connection *connection = mem_zalloc(1, sizeof *connection);
     connection->listener = listener;
     list_init(&connection->link);
@@ -724,12 +781,50 @@ static void listener_on_connection(uv_stream_t *stream, int status) {
     connection->tcp.data = connection;
     bool is_full = listener->n_connections >= listener->options.max_connections;
     listener->n_connections++;
-    if (uv_accept(stream, (uv_stream_t *)&connection->tcp) != 0) {
+    if (uv_tcp_open(&connection->tcp, socket) != 0) {
+        (void)close(socket);
         uv_close((uv_handle_t *)&connection->tcp, refusal_on_closed);
     } else if (is_full) {
         connection_refuse(connection);
     } else {
         connection_start(connection);
+    }
+}
+
+/* What ends the wait for connections, rather than a single one of them. */
+static bool is_shortage(int error) {
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+static void listener_on_connection(uv_poll_t *poll, int status, int events) {
+    struct listener *listener = poll->data;
+    (void)status;
+    (void)events;
+    for (unsigned i = 0; i < LISTENER_ACCEPTS_PER_ITERATION; i++) {
+        int socket = accept4(listener->socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (socket >= 0) {
+            listener_take(listener, socket);
+            continue;
+        }
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return;
+        }
+        if (is_shortage(errno)) {
+            /* They wait in the kernel's queue until the next look at all connections; being told of
+             * them again and again would help nobody. */
+            listener->is_deaf = true;
+            uv_poll_stop(&listener->poll);
+            session_limits_reached(listener->sessions, BOUND_DESCRIPTORS, "", slice_make(NULL, 0),
+                                   strerror(errno));
+            return;
+        }
+    }
+}
+
+static void listener_hear(struct listener *listener) {
+    if (listener->is_deaf && !listener->closing) {
+        listener->is_deaf = false;
+        uv_poll_start(&listener->poll, UV_READABLE, listener_on_connection);
     }
 }
 
@@ -758,26 +853,34 @@ static enum error_code resolve(uv_loop_t *loop, const struct listener_options *o
     return ERROR_NONE;
 }
 
+static enum error_code set_errno(struct error *error, int socket,
+                                 const struct listener_options *options) {
+    enum error_code code = set_uv_error(error, -errno, options, "listen on");
+    if (socket >= 0) {
+        (void)close(socket);
+    }
+    return code;
+}
+
 static enum error_code listener_bind(struct listener *listener, struct error *error) {
     struct sockaddr_storage address = {0};
+    struct sockaddr *bare = (struct sockaddr *)&address;
+    const int yes = 1;
     enum error_code code = resolve(listener->loop, &listener->options, &address, error);
     if (code != ERROR_NONE) {
         return code;
     }
-    int result = uv_tcp_bind(&listener->tcp, (const struct sockaddr *)&address, 0);
-    if (result == 0) {
-        result = uv_listen((uv_stream_t *)&listener->tcp, LISTENER_BACKLOG, listener_on_connection);
+    bool is_ip6 = address.ss_family == AF_INET6;
+    socklen_t length = is_ip6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
+        bind(fd, bare, length) != 0 || listen(fd, LISTENER_BACKLOG) != 0 ||
+        getsockname(fd, bare, &length) != 0) {
+        return set_errno(error, fd, &listener->options);
     }
-    int length = sizeof address;
-    if (result == 0) {
-        result = uv_tcp_getsockname(&listener->tcp, (struct sockaddr *)&address, &length);
-    }
-    if (result != 0) {
-        return set_uv_error(error, result, &listener->options, "listen on");
-    }
-    listener->port =
-        ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&address)->sin6_port
-                                            : ((struct sockaddr_in *)(void *)&address)->sin_port);
+    listener->socket = fd;
+    listener->port = ntohs(is_ip6 ? ((struct sockaddr_in6 *)(void *)&address)->sin6_port
+                                  : ((struct sockaddr_in *)(void *)&address)->sin_port);
     return ERROR_NONE;
 }
 
@@ -825,24 +928,24 @@ enum error_code listener_open(struct listener **out, struct uv_loop_s *loop,
     list_init(&listener->connections);
     list_init(&listener->marked);
     list_init(&listener->shaking);
+    enum error_code code = listener_bind(listener, error);
+    if (code != ERROR_NONE) {
+        mem_free(listener);
+        return code;
+    }
     listener->tls_input = mem_alloc(TLS_FEED_MAX);
     listener->n_handles = HANDLES;
-    int result = uv_tcp_init(loop, &listener->tcp);
+    int result = uv_poll_init_socket(loop, &listener->poll, listener->socket);
     ASSERT(result == 0);
     uv_check_init(loop, &listener->check);
     uv_prepare_init(loop, &listener->prepare);
     uv_idle_init(loop, &listener->idle);
     uv_timer_init(loop, &listener->scan);
-    listener->tcp.data = listener;
+    listener->poll.data = listener;
     listener->check.data = listener;
     listener->prepare.data = listener;
     listener->scan.data = listener;
-
-    enum error_code code = listener_bind(listener, error);
-    if (code != ERROR_NONE) {
-        listener_close(listener, 0, NULL, NULL);
-        return code;
-    }
+    uv_poll_start(&listener->poll, UV_READABLE, listener_on_connection);
     uv_check_start(&listener->check, listener_on_check);
     uv_prepare_start(&listener->prepare, listener_on_prepare);
     uv_timer_start(&listener->scan, listener_on_scan, SCAN_INTERVAL_MS, SCAN_INTERVAL_MS);
@@ -870,7 +973,8 @@ void listener_close(struct listener *listener, uint64_t grace_ms, void (*closed)
     listener->closed = closed;
     listener->closed_data = data;
     listener->close_at_ms = uv_now(listener->loop) + grace_ms;
-    listener_close_handle(listener, &listener->tcp);
+    listener_close_handle(listener, &listener->poll);
+    (void)close(listener->socket);
     for (struct list_node *node = listener->connections.next; node != &listener->connections;
          node = node->next) {
         struct connection *connection = LIST_ENTRY(node, struct connection, link);

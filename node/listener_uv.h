@@ -9,6 +9,11 @@
  * node much: a few are worked on in one iteration, so that a crowd of them delays no heartbeat, and
  * only so many wait for their client, each for a while.
  *
+ * A client that sends a request too slowly is closed: it has receive_ms, and what comes at
+ * LISTENER_RATE_MIN or faster extends that. Its silence before a request is another matter, and
+ * bounded by idle_ms. Only so many connections are accepted in one iteration; the rest stay in the
+ * kernel's queue meanwhile, so that a crowd of them delays nobody for long.
+ *
  * Threads: the loop thread. */
 #ifndef NODE_LISTENER_UV_H
 #define NODE_LISTENER_UV_H
@@ -23,10 +28,11 @@ struct listener;
 struct tls_keys;
 
 enum {
-    LISTENER_STALL_MS = 30000,      /* a half-received command without further bytes */
-    LISTENER_SEND_STALL_MS = 60000, /* replies that the client does not take at all */
-    LISTENER_HANDSHAKE_MS = 10000,  /* from the accept to the end of a TLS handshake */
-    LISTENER_HANDSHAKES_MIN = 64,   /* least bound on those that are not done */
+    LISTENER_RATE_MIN = 16 * 1024, /* bytes per second of a request that arrives in time */
+    LISTENER_ACCEPTS_PER_ITERATION = 64,
+    LISTENER_REST_MS = 2000,       /* of silence, then a connection gives memory back */
+    LISTENER_HANDSHAKE_MS = 10000, /* from the accept to the end of a TLS handshake */
+    LISTENER_HANDSHAKES_MIN = 64,  /* least bound on those that are not done */
     LISTENER_BACKLOG = 1024
 };
 
@@ -34,8 +40,9 @@ struct listener_options {
     const char *host; /* name or address to listen on */
     uint16_t port;    /* 0: any, see listener_port() */
     unsigned max_connections;
-    uint64_t stall_ms;      /* LISTENER_STALL_MS */
-    uint64_t send_stall_ms; /* LISTENER_SEND_STALL_MS */
+    uint64_t receive_ms; /* for a request to arrive, or for a stranger to authenticate */
+    uint64_t send_ms;    /* for the client to take something of the replies that wait */
+    uint64_t idle_ms;    /* between requests, 0: any time */
     /* NULL: no TLS. They stay the caller's, who keeps them until listener_set_tls(). */
     const struct tls_keys *tls;
     bool tls_required;       /* plaintext is refused */

@@ -11,6 +11,7 @@
 #include "node/config.h"
 #include "node/crash.h"
 #include "node/credentials.h"
+#include "node/descriptors.h"
 #include "node/logging.h"
 #include "node/server.h"
 #include "node/tls_files.h"
@@ -203,7 +204,8 @@ static int run(struct config *config) {
     say_set_level(config->log_level);
     say_info("starting", "version=%s build_id=%s node=%u cluster=%s data_dir=%s", IKV_VERSION,
              crash_build_id(), config->node_id, config->cluster, config->data_dir);
-    if (server_open(&server, &loop, config, &error) != ERROR_NONE) {
+    if (descriptors_provide(config, &error) != ERROR_NONE ||
+        server_open(&server, &loop, config, &error) != ERROR_NONE) {
         say_error("cannot start", "reason=%s", error.message);
         /* Nothing was promised to anybody yet: threads and files end with the process. */
         _Exit(EXIT_CANNOT_START);

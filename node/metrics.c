@@ -146,6 +146,13 @@ static void write_logins(const struct source *source, const struct family *famil
     }
 }
 
+static void write_bounds(const struct source *source, const struct family *family) {
+    for (unsigned i = 0; i < BOUNDS; i++) {
+        put(source->out, "%s{limit=\"%s\"} %" PRIu64 "\n", family->name, bound_name((enum bound)i),
+            source->metrics->bounds.reached[i]);
+    }
+}
+
 static void write_roles(const struct source *source, const struct family *family) {
     for (unsigned i = 0; i < source->metrics->n_shards; i++) {
         for (unsigned role = 0; role < METRICS_ROLES; role++) {
@@ -318,6 +325,13 @@ static const struct family families[] = {
     {"invokekv_input_bytes", GAUGE, AS_IS,
      OF_NODE("Memory for half-received commands", input_bytes)},
     {"invokekv_reply_bytes", GAUGE, AS_IS, OF_NODE("Replies not sent yet", reply_bytes)},
+
+    {"invokekv_limits_reached_total", COUNTER, AS_IS, "limit",
+     "Requests refused and connections closed for a limit of operations.md", write_bounds, 0},
+    {"invokekv_memory_limit_bytes", GAUGE, AS_IS,
+     OF_NODE("max_memory, 0: no ceiling", memory_max_bytes)},
+    {"invokekv_memory_pressure", GAUGE, AS_IS,
+     OF_NODE("1 while writes are refused for it, 2 while reads are as well", memory_level)},
 
     /* Raft. */
     {"invokekv_raft_role", GAUGE, AS_IS, "shard, role",

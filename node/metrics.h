@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/histogram.h"
 #include "base/limits.h"
+#include "node/bounds.h"
 #include "node/logins.h"
 #include "node/machine/top.h"
 #include "node/readiness.h"
@@ -91,6 +92,9 @@ struct metrics {
     uint64_t inflight;
     uint64_t inflight_bytes;
     uint64_t inflight_max_bytes;
+    uint64_t memory_max_bytes;
+    uint64_t memory_level; /* enum memory_level */
+    struct bounds bounds;
     uint64_t forwarded;
     uint64_t resent;
     uint64_t uncertain;

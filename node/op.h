@@ -45,6 +45,9 @@ struct op {
     enum read_level level;
     uint64_t min_index;    /* READ_SESSION: the least log index that must be applied */
     uint64_t max_stale_ms; /* READ_EVENTUAL: 0: any age will do */
+    /* Reads only: its client has few replies waiting, so this one is run also while clients that
+     * take none fill the memory for replies. May be NULL: nobody knows. */
+    bool (*is_modest)(const struct op *op);
     op_done done;
     void *data;
 

@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/limits.h"
+#include "node/session_limits.h"
 #include "node/session_state.h"
 #include "node/subscriptions.h"
 
@@ -441,7 +442,7 @@ const struct verb *verb_resolve(struct call *call, const struct verb *verb) {
 
 void verb_run(struct call *call, const struct verb *verb) {
     const struct verb *leaf = verb_resolve(call, verb);
-    if (leaf != NULL) {
+    if (leaf != NULL && session_limits_admit(call, leaf)) {
         leaf->handler(call);
     }
 }

@@ -209,6 +209,7 @@ void router_submit(struct router *router, struct op *op) {
         router->stats.inflight == 0 || router->stats.inflight_bytes + op->command.size <= max;
     if (!fits || !enter_op(router, op)) {
         struct result result = {0};
+        router->stats.busy++;
         result_set_error(&result, ERROR_BUSY,
                          "this node has %llu operations with %llu bytes under way (limits %d and "
                          "%llu); try again",
@@ -263,8 +264,8 @@ static void fail_lost(struct route *route, struct op *op) {
         fail_uncertain(route->router, op);
     } else {
         router_fail(route->router, op, ERROR_NOSPACE,
-                    "the disk of this shard's leader or of most of its replicas was nearly full; "
-                    "nothing was written");
+                    "this shard's leader had no space for it, on the disks of most replicas or in "
+                    "memory; nothing was written");
     }
 }
 
@@ -606,5 +607,9 @@ uint64_t router_fresh_ms(const struct router *router, unsigned shard) {
 }
 
 struct router_stats router_stats(const struct router *router) {
-    return router->stats;
+    struct router_stats stats = router->stats;
+    for (unsigned i = 0; i < router->options.n_shards; i++) {
+        stats.uncommitted_bytes += router->routes[i].uncommitted_bytes;
+    }
+    return stats;
 }

@@ -16,6 +16,7 @@
 #ifndef NODE_ROUTER_H
 #define NODE_ROUTER_H
 
+#include "node/memory_ceiling.h"
 #include "node/op.h"
 #include "node/shard.h"
 #include "raft/peers.h"
@@ -30,8 +31,11 @@ struct router_port {
     /* Log without room for entries (hard), disk nearly full (soft: deletes still pass). */
     bool (*log_is_full)(void *data);
     bool (*disk_is_low)(void *data);
-    /* So many replies wait to be sent that no more values should be read for now. May be NULL. */
+    /* So many replies wait to be sent that no more values should be read for now, but for clients
+     * that take theirs (op.is_modest) and other nodes. May be NULL. */
     bool (*replies_are_full)(void *data);
+    /* How near memory is to its ceiling: what other nodes forward is refused then. May be NULL. */
+    enum memory_level (*memory)(void *data);
     /* Bytes that wait to be sent to a peer. May be NULL. */
     uint64_t (*queued_bytes)(void *data, uint64_t node);
 };
@@ -73,6 +77,9 @@ struct router_stats {
     uint64_t forwarded; /* since start */
     uint64_t resent;    /* since start: fate known, sent again */
     uint64_t uncertain; /* since start */
+    uint64_t busy;      /* since start: refused for max_memory_inflight or for their number */
+    uint64_t pressed;   /* since start: of other nodes, refused for lack of memory here */
+    uint64_t uncommitted_bytes; /* of entries that this node proposed as a leader */
 };
 struct router_stats router_stats(const struct router *router);
 /* Monotonic time at which this node's replica of the shard held all that was committed; 0: not

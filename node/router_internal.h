@@ -6,12 +6,13 @@
 #include "node/router.h"
 
 enum {
-    ROUTER_SLOTS = 1 << 16,              /* operations of this node's clients under way */
-    ROUTER_REMOTE_READS = 1 << 17,       /* reads for other nodes under way */
-    ROUTER_RETRY_MS = 10,                /* after a refusal or while nobody leads */
-    ROUTER_FENCE_MS = 500,               /* between two fences */
-    ROUTER_SILENCE_MS = 1000,            /* without an answer before a fence asks */
-    ROUTER_READ_JOB = 1024,              /* reads of one job */
+    ROUTER_SLOTS = 1 << 16,        /* operations of this node's clients under way */
+    ROUTER_REMOTE_READS = 1 << 17, /* reads for other nodes under way */
+    ROUTER_RETRY_MS = 10,          /* after a refusal or while nobody leads */
+    ROUTER_FENCE_MS = 500,         /* between two fences */
+    ROUTER_SILENCE_MS = 1000,      /* without an answer before a fence asks */
+    ROUTER_READ_JOB = 1024,        /* reads of one job */
+    ROUTER_READ_JOBS = 4,          /* of a leader under way: what they answer has a bound each */
     ROUTER_UNCOMMITTED_BYTES = 96 << 20, /* proposed by this leader and not yet applied */
     ROUTER_REPLY_QUEUE = 16 << 20,       /* no reads for a peer while more waits to be sent to it */
     ROUTER_BATCHES = 256,                /* entries proposed at once */
@@ -67,6 +68,7 @@ struct route {
     uint64_t uncommitted_bytes;
     struct list_node reading;   /* OP_READING: wait for their round and index */
     struct list_node executing; /* in a read job */
+    unsigned read_jobs;         /* of those that wait in `reading` */
 
     /* Reads that this node's replica answers, whoever leads. */
     struct list_node local;    /* wait for their index or for the job before */
@@ -99,6 +101,11 @@ void router_fail(struct router *router, struct op *op, enum error_code code, con
 void router_park(struct route *route, struct op *op);
 void router_drain(struct route *route);
 bool router_leads(const struct route *route);
+
+/* Replies fill the memory for them: is there room for the answer to this read nevertheless? */
+static inline bool router_is_modest(const struct op *op) {
+    return op->is_remote || (op->is_modest != NULL && op->is_modest(op));
+}
 
 /* router_lead.c */
 enum lead_answer { LEAD_TAKEN, LEAD_LATER, LEAD_ANSWERED };

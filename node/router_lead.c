@@ -380,6 +380,29 @@ static void note_remote(struct route *route, uint64_t from, const struct forward
     remote->reply.sequence = forward->sequence;
 }
 
+/* A leader near to its ceiling of memory: the client hears of it at once, as where it is connected.
+ * Fences have no size and settle what is open. */
+static bool lacks_memory(const struct route *route, const struct forward *forward) {
+    const struct router_port *port = &route->router->options.port;
+    if (port->memory == NULL || is_fence(forward)) {
+        return false;
+    }
+    bool is_write = (forward->flags & FORWARD_WRITE) != 0;
+    return port->memory(port->data) >= (is_write ? MEMORY_NO_WRITES : MEMORY_NO_DATA);
+}
+
+static void fail_forwarded(struct route *route, uint64_t from, const struct forward *forward,
+                           struct result *result) {
+    struct forward_reply reply = {.term = forward->term,
+                                  .stream = forward->stream,
+                                  .boot = forward->boot,
+                                  .sequence = forward->sequence,
+                                  .kind = FORWARD_REPLY_FAILED,
+                                  .result = *result};
+    send_reply(route, from, &reply);
+    result_free(result);
+}
+
 void lead_receive(struct route *route, uint64_t from, const struct forward *forward) {
     struct router *router = route->router;
     bool is_write = (forward->flags & FORWARD_WRITE) != 0;
@@ -393,19 +416,23 @@ void lead_receive(struct route *route, uint64_t from, const struct forward *forw
         refuse(route, from, forward);
         return;
     }
+    struct result refusal = {0};
+    if (lacks_memory(route, forward)) {
+        router->stats.pressed++;
+        result_set_error(&refusal, ERROR_BUSY,
+                         "the leader of this shard, node %llu, is near to its ceiling of memory "
+                         "(max_memory); try again later",
+                         (unsigned long long)router->options.self);
+        fail_forwarded(route, from, forward, &refusal);
+        return;
+    }
     if (!is_write) {
         begin_remote_read(route, from, forward);
         return;
     }
     if (refuses_for_space(route, forward->command)) {
-        struct forward_reply reply = {.term = forward->term,
-                                      .stream = forward->stream,
-                                      .boot = forward->boot,
-                                      .sequence = forward->sequence,
-                                      .kind = FORWARD_REPLY_FAILED};
-        set_no_space(&reply.result);
-        send_reply(route, from, &reply);
-        result_free(&reply.result);
+        set_no_space(&refusal);
+        fail_forwarded(route, from, forward, &refusal);
         return;
     }
     struct command_origin origin = {
@@ -458,6 +485,8 @@ static void read_again(struct route *route, struct op *op) {
 static void reads_done(struct job *job) {
     struct route *route = job->data;
     struct router *router = route->router;
+    ASSERT(route->read_jobs > 0);
+    route->read_jobs--;
     shard_observe(route->shard, job);
     for (unsigned i = job->n_reads; i-- > job->n_done;) {
         if (job->reads[i].data != NULL) {
@@ -472,10 +501,10 @@ static void reads_done(struct job *job) {
             router_finish(router, op, &job->reads[i].result);
         }
     }
-    bool left_over = job->n_done < job->n_reads && !job->behind;
+    bool behind = job->behind;
     job_free(job);
-    if (left_over) {
-        lead_run_reads(route);
+    if (!behind) {
+        lead_run_reads(route); /* what was left over, and what waited for this job */
     }
     router_drain(route);
 }
@@ -517,24 +546,25 @@ static void submit_reads(struct route *route, struct job *job) {
         struct op *op = job->reads[i].data;
         op->job = &job->reads[i];
     }
+    route->read_jobs++;
     port->submit(port->data, job);
 }
 
 void lead_run_reads(struct route *route) {
     const struct router_port *port = &route->router->options.port;
     bool full = port->replies_are_full != NULL && port->replies_are_full(port->data);
-    if (full || !shard_is_ready(route->shard)) {
+    if (!shard_is_ready(route->shard)) {
         return;
     }
     struct job *job = NULL;
     struct list_node *at = route->reading.next;
-    while (at != &route->reading) {
+    while (at != &route->reading && route->read_jobs < ROUTER_READ_JOBS) {
         struct op *op = LIST_ENTRY(at, struct op, link);
         at = at->next;
         if (op->round > group_reads_confirmed(route->shard->group)) {
             break; /* rounds only grow along the list */
         }
-        if (!is_runnable(route, op)) {
+        if (!is_runnable(route, op) || (full && !router_is_modest(op))) {
             continue;
         }
         if (job == NULL) {

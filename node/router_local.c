@@ -154,7 +154,7 @@ static bool is_runnable(const struct route *route, const struct op *op) {
 void local_run(struct route *route) {
     const struct router_port *port = &route->router->options.port;
     bool full = port->replies_are_full != NULL && port->replies_are_full(port->data);
-    if (route->local_job || full) {
+    if (route->local_job) {
         return;
     }
     struct job *job = NULL;
@@ -162,7 +162,7 @@ void local_run(struct route *route) {
     while (at != &route->local && (job == NULL || job->n_reads < ROUTER_READ_JOB)) {
         struct op *op = LIST_ENTRY(at, struct op, link);
         at = at->next;
-        if (!is_runnable(route, op)) {
+        if (!is_runnable(route, op) || (full && !router_is_modest(op))) {
             continue;
         }
         if (job == NULL) {

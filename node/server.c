@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/prng.h"
 #include "node/logging.h"
+#include "node/project_limits.h"
 #include "node/server_internal.h"
 
 enum { LINK_QUEUE_BYTES = 32 << 20, LINK_RECONNECT_MIN_MS = 20, LINK_RECONNECT_MAX_MS = 1000 };
@@ -227,10 +228,11 @@ static enum error_code open_clients(struct server *server, struct error *error) 
     struct session_limits limits = {.n_shards = config->shards,
                                     .max_value = config->max_value,
                                     .max_pipeline = config->max_pipeline,
-                                    .max_output = SESSION_OUTPUT_DEFAULT,
+                                    .max_output = (size_t)config->max_output,
                                     .max_input = config->max_memory_inflight,
                                     .redirect = config->redirect,
-                                    .slow_us = 1000 * config->slow_ms};
+                                    .slow_us = 1000 * config->slow_ms,
+                                    .requests_per_second = config->requests_per_second};
     struct session_port port = {.data = server,
                                 .submit = submit_op,
                                 .now_ms = server_now,
@@ -242,7 +244,9 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .feed = server->feed,
                                 .now_us = now_us,
                                 .on_slow = server_on_slow,
-                                .on_login_refused = server_on_login_refused};
+                                .on_login_refused = server_on_login_refused,
+                                .memory = server_memory_level,
+                                .on_bound = server_on_bound};
     uint64_t seed;
     if (draw_random(server, &seed, sizeof seed, error) != ERROR_NONE) {
         return error->code;
@@ -252,11 +256,17 @@ static enum error_code open_clients(struct server *server, struct error *error) 
     server->sessions.logins = server->logins;
     server->sessions.requests = &server->watch.requests;
     server->sessions.credentials = &server->credentials;
+    if (config->max_connections_per_project > 0 || config->requests_per_second > 0) {
+        server->projects = project_limits_new(config->max_connections_per_project,
+                                              config->requests_per_second, seed);
+        server->sessions.projects = server->projects;
+    }
     struct listener_options options = {.host = config->listen.host,
                                        .port = config->listen.port,
                                        .max_connections = config->max_connections,
-                                       .stall_ms = LISTENER_STALL_MS,
-                                       .send_stall_ms = LISTENER_SEND_STALL_MS,
+                                       .receive_ms = config->receive_timeout_ms,
+                                       .send_ms = config->send_timeout_ms,
+                                       .idle_ms = config->idle_timeout_ms,
                                        .tls = server->tls.clients,
                                        .tls_required = config->tls == CONFIG_TLS_REQUIRED,
                                        .max_handshakes = max_handshakes(config),
@@ -305,6 +315,8 @@ static void free_server(struct server *server) {
     known_peers_free(&server->known_peers);
     server_watch_free(server);
     notify_close(&server->notify);
+    server_memory_close(server);
+    project_limits_free(server->projects);
     tls_files_free(&server->tls);
     if (server->lock_fd >= 0) {
         (void)close(server->lock_fd);
@@ -422,6 +434,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop, struct 
     server->started_ms = server_now(server);
     server_watch_init(server);
     notify_open(&server->notify);
+    server_memory_open(server);
     for (unsigned i = 0; i < config->n_nodes; i++) {
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);

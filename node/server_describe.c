@@ -79,6 +79,9 @@ void server_describe(void *data, struct server_info *info) {
     info->memory_rss_peak = peak_bytes();
     info->memory_inflight = routed.inflight_bytes;
     info->memory_inflight_limit = config->max_memory_inflight;
+    info->memory_max = config->max_memory;
+    info->memory_level = server->memory.level;
+    info->max_connections = config->max_connections;
     info->memory_log_cache = logged.cache_bytes;
     info->memory_feed = feed_bytes(server->feed);
     info->log_bytes = logged.bytes;

@@ -134,6 +134,7 @@ void server_on_tick(struct server *server) {
         }
     }
     watch_disk(server); /* often: clients fill a small disk within a second */
+    server_memory_tick(server, now_ms);
     router_tick(server->router, now_ms);
     if (now_ms >= server->last_duty_ms + SERVER_DUTY_MS) {
         server->last_duty_ms = now_ms;

@@ -49,6 +49,9 @@ struct server_info {
     uint64_t memory_rss_peak;
     uint64_t memory_inflight;       /* operations under way */
     uint64_t memory_inflight_limit; /* max_memory_inflight */
+    uint64_t memory_max;            /* max_memory, 0: no ceiling */
+    unsigned memory_level;          /* enum memory_level */
+    unsigned max_connections;
     uint64_t memory_log_cache;
     uint64_t memory_feed; /* history of the change feed */
 

@@ -10,6 +10,7 @@
 #include "node/http.h"
 #include "node/listener_uv.h"
 #include "node/logins.h"
+#include "node/memory_ceiling.h"
 #include "node/metrics.h"
 #include "node/notify.h"
 #include "node/release.h"
@@ -113,6 +114,12 @@ struct server {
     struct logins *logins;
     struct tls_files tls;
     struct session_host sessions;
+    struct project_limits *projects; /* NULL: without limits */
+    struct memory_ceiling memory;
+    int memory_fd; /* where the resident size is read from, -1: not open */
+    uint64_t memory_trimmed_ms;
+    uint64_t busy_seen; /* refusals of the router that are counted among the bounds */
+    uint64_t pressed_seen;
     struct listener *listener;
     struct http *http;
 
@@ -161,6 +168,14 @@ struct shard_port server_shard_port(struct server *server);
 struct router_port server_router_port(struct server *server);
 struct peers_callbacks server_peers_callbacks(struct server *server);
 struct snapshot_callbacks server_snapshot_callbacks(struct server *server);
+
+/* server_memory.c */
+void server_memory_open(struct server *server);
+void server_memory_close(struct server *server);
+/* Reads the resident size, about every 20 ms. */
+void server_memory_tick(struct server *server, uint64_t now_ms);
+/* As session_port.memory and router_port.memory. */
+enum memory_level server_memory_level(void *data, uint64_t *used, uint64_t *max);
 
 /* server_duties.c */
 void server_end_iteration(struct server *server);
@@ -219,6 +234,8 @@ void server_watch_free(struct server *server);
 /* Leader or role of the shard may have changed. */
 void server_note_leader(struct server *server, unsigned shard);
 /* See session_port.on_slow. */
+void server_on_bound(void *data, enum bound bound, const char *peer, struct slice project,
+                     const char *text);
 void server_on_slow(void *data, const struct session_slow *slow);
 /* See session_port.on_login_refused. */
 void server_on_login_refused(void *data, const struct session_login *login);

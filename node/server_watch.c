@@ -72,6 +72,16 @@ void server_on_login_refused(void *data, const struct session_login *login) {
     watch->login_unsaid = 0;
 }
 
+/* --- bounds ----------------------------------------------------------------------------------- */
+
+void server_on_bound(void *data, enum bound bound, const char *peer, struct slice project,
+                     const char *text) {
+    const struct server *server = data;
+    say_warn("limit reached", "limit=%s total=%llu peer=%s project=%.*s what=%s", bound_name(bound),
+             (unsigned long long)server->sessions.bounds.reached[bound], peer, (int)project.size,
+             project.size > 0 ? (const char *)project.data : "", text);
+}
+
 /* --- projects --------------------------------------------------------------------------------- */
 
 static void forget_projects(struct server_watch *watch, unsigned shard) {
@@ -271,6 +281,9 @@ static void gather_clients(const struct server *server, struct metrics *metrics)
     struct router_stats routed = router_stats(server->router);
     metrics->connections = host->n_sessions;
     metrics->connections_max = server->config->max_connections;
+    metrics->memory_max_bytes = server->config->max_memory;
+    metrics->memory_level = server->memory.level;
+    metrics->bounds = host->bounds;
     metrics->connections_accepted = host->stats.connections;
     metrics->connections_rejected = host->stats.rejected;
     metrics->connections_stalled = host->stats.stalled;

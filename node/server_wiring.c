@@ -209,8 +209,14 @@ static bool router_replies_full(void *data) {
     return server->sessions.reply_bytes > server->config->max_memory_inflight;
 }
 
+static enum memory_level router_memory(void *data) {
+    uint64_t used, max;
+    return server_memory_level(data, &used, &max);
+}
+
 struct router_port server_router_port(struct server *server) {
     return (struct router_port){.data = server,
+                                .memory = router_memory,
                                 .now_ms = server_now,
                                 .send = port_send,
                                 .link_epoch = router_link_epoch,

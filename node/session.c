@@ -9,6 +9,7 @@
 #include "node/op.h"
 #include "node/requests.h"
 #include "node/resp_commands.h"
+#include "node/session_limits.h"
 #include "node/session_state.h"
 #include "node/subscriptions.h"
 
@@ -388,6 +389,11 @@ static uint64_t slot_took_us(const struct slot *slot, const struct result *resul
     return took_us;
 }
 
+static bool session_op_is_modest(const struct op *op) {
+    const struct slot *slot = op->data;
+    return slot->session == NULL || slot->session->reply_bytes < SESSION_MODEST_REPLIES;
+}
+
 static void session_op_done(struct op *op, struct result *result) {
     struct slot *slot = op->data;
     struct session *session = slot->session;
@@ -505,6 +511,7 @@ void call_submit_as(struct call *call, struct submission *submission) {
     slot->op.level = submission->level;
     slot->op.min_index = session->seen[slot->op.shard];
     slot->op.max_stale_ms = session->max_stale_ms;
+    slot->op.is_modest = session_op_is_modest;
     slot->op.done = session_op_done;
     slot->op.data = slot;
     ASSERT(!slot->op.is_write || session->reads == 0);
@@ -532,6 +539,7 @@ static void slot_send_step(struct slot *slot) {
                            .is_write = step->is_write,
                            .after_writes = !step->is_write && session->writes > 0,
                            .level = READ_LINEARIZABLE,
+                           .is_modest = session_op_is_modest,
                            .done = session_op_done,
                            .data = slot};
     step->command = (struct buffer){0};
@@ -662,6 +670,8 @@ static void refuse_oversized(struct call *call, uint64_t size) {
                "bytes for a whole command",
                (unsigned long long)size, (unsigned long long)limits->max_value,
                (unsigned long long)(limits->max_value + SESSION_REQUEST_SLACK));
+    session_limits_reached(call->session->host, BOUND_REQUEST_SIZE, call->session->peer,
+                           session_project(call->session), NULL);
 }
 
 /* Carries out the pending command. */
@@ -672,6 +682,7 @@ static void session_dispatch(struct session *session) {
     session->answered = false;
     session->active_ms = session->run_us / 1000;
     session->host->stats.commands++;
+    session->commands++;
     if (session->pending.oversized > 0) {
         refuse_oversized(&call, session->pending.oversized);
         if (session->transaction.is_open) {
@@ -696,6 +707,12 @@ static void session_break(struct session *session, const char *prefix, const cha
     call_error(&call, prefix, "%s", text);
     session_count_reply(session);
     session->closing = true;
+}
+
+static void session_break_at(struct session *session, enum bound bound, const struct error *error) {
+    session_break(session, error_prefix(error->code), error->message);
+    session_limits_reached(session->host, bound, session->peer, slice_make(NULL, 0),
+                           error->message);
 }
 
 /* Makes the next complete command the pending one. False when there is none. */
@@ -755,14 +772,19 @@ static void session_count_input(struct session *session) {
     size_t memory = resp_parser_memory(session->parser) + transaction_memory(&session->transaction);
     host->input_bytes += memory - session->input_memory;
     session->input_memory = memory;
-    if (memory > SESSION_INPUT_SLACK && host->input_bytes > host->limits.max_input &&
-        !session->closing) {
-        char text[160];
-        snprintf(text, sizeof text,
-                 "this node holds %llu bytes of half-received commands, more than the limit of "
-                 "%llu bytes; try again later",
-                 (unsigned long long)host->input_bytes, (unsigned long long)host->limits.max_input);
-        session_break(session, "BUSY", text);
+    struct error error;
+    if (memory <= SESSION_INPUT_SLACK || session->closing) {
+        return;
+    }
+    if (host->input_bytes > host->limits.max_input) {
+        error_set(&error, ERROR_BUSY,
+                  "this node holds %llu bytes of half-received commands, more than the limit of "
+                  "%llu bytes; try again later",
+                  (unsigned long long)host->input_bytes,
+                  (unsigned long long)host->limits.max_input);
+        session_break_at(session, BOUND_INPUT, &error);
+    } else if (session_limits_memory(host, true, &error) != ERROR_NONE) {
+        session_break_at(session, BOUND_MEMORY, &error);
     }
 }
 
@@ -815,6 +837,8 @@ void session_set_defaults(struct session *session) {
     session->level = READ_LINEARIZABLE;
     session->max_stale_ms = 0;
     session->name[0] = '\0';
+    session_limits_leave(session);
+    session->reset_ms = session->host->port.now_ms(session->host->port.data);
     session->redirect = session->host->limits.redirect;
     const struct credentials *credentials = session->host->credentials;
     session_access_reset(&session->access, credentials != NULL && credentials->required);
@@ -873,6 +897,7 @@ void session_free(struct session *session) {
     resp_parser_free(session->parser);
     transaction_end(&session->transaction);
     output_free(&session->output);
+    session_limits_leave(session);
     session_access_free(&session->access);
     mem_free(session->seen);
     mem_free(session);
@@ -922,6 +947,28 @@ void session_resume(struct session *session) {
 
 bool session_is_mid_command(const struct session *session) {
     return !session->closing && !session->has_pending && !resp_parser_is_idle(session->parser);
+}
+
+uint64_t session_commands(const struct session *session) {
+    return session->commands;
+}
+
+uint64_t session_stranger_since_ms(const struct session *session) {
+    bool is_stranger = session->access.role == ROLE_NONE && list_empty(&session->slots);
+    return is_stranger ? session->reset_ms : UINT64_MAX;
+}
+
+uint64_t session_idle_since_ms(const struct session *session) {
+    bool waits = !list_empty(&session->slots) || session->has_pending || session->unsent > 0 ||
+                 subscriptions_exist(session) || subscriptions_is_watching(session);
+    return waits ? UINT64_MAX : session->active_ms;
+}
+
+void session_rest(struct session *session) {
+    if (!session->has_pending && resp_parser_is_idle(session->parser)) {
+        resp_parser_rest(session->parser);
+        session_count_input(session);
+    }
 }
 
 struct output *session_output(struct session *session) {

@@ -33,26 +33,30 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/list.h"
+#include "node/bounds.h"
+#include "node/memory_ceiling.h"
 #include "node/output.h"
 
 struct credentials;
 struct feed;
 struct logins;
 struct op;
+struct project_limits;
 struct requests;
 struct server_info;
 struct session;
 
 enum {
-    SESSION_OUTPUT_DEFAULT = 8 * 1024 * 1024, /* bytes of unsent replies, plus one reply */
+    SESSION_OUTPUT_DEFAULT = 8 * 1024 * 1024, /* max_output */
     SESSION_OP_BYTES = 8 * 1024 * 1024,       /* bytes of operations under way, plus one */
     SESSION_RUN = 64,                         /* commands that a session begins at a time ... */
     SESSION_RUN_BUSY = 4,     /* ... once all of the node's sessions have begun ... */
     SESSION_TURN_ALL = 512,   /* ... this many in the same turn of the loop */
     SESSION_READ_WINDOW = 16, /* reads under way at first; see session.c */
     SESSION_READ_WINDOW_MAX = 128,
-    SESSION_LARGE_REPLY = 64 * 1024, /* a reply that narrows the window */
-    SESSION_INPUT_SLACK = 64 * 1024, /* input that a session may always hold, bytes */
+    SESSION_LARGE_REPLY = 64 * 1024,    /* a reply that narrows the window */
+    SESSION_MODEST_REPLIES = 64 * 1024, /* a client with less to take is no burden */
+    SESSION_INPUT_SLACK = 64 * 1024,    /* input that a session may always hold, bytes */
     /* All arguments of a command together may have max_value and this many bytes. */
     SESSION_REQUEST_SLACK = 512 * 1024,
     SESSION_CLIENT_NAME = 128, /* bytes of a name given by CLIENT SETNAME */
@@ -73,10 +77,11 @@ struct session_limits {
     unsigned n_shards;
     uint64_t max_value;    /* bytes */
     unsigned max_pipeline; /* operations of a session under way */
-    size_t max_output;     /* SESSION_OUTPUT_DEFAULT */
+    size_t max_output;     /* bytes of unsent replies, plus one reply */
     uint64_t max_input;    /* bytes of half-received commands, all sessions together */
     bool redirect;         /* connections begin with CLUSTER REDIRECT ON */
     uint64_t slow_us;      /* operations that take as long are told to on_slow; 0: none are */
+    unsigned requests_per_second; /* as in `projects` of the host, for messages */
 };
 
 /* An operation that took long. Never tells keys or values. */
@@ -124,6 +129,11 @@ struct session_port {
     void (*on_slow)(void *data, const struct session_slow *slow);
     /* Only with session_host.logins. The struct is valid during the call. */
     void (*on_login_refused)(void *data, const struct session_login *login);
+    /* How near memory is to its ceiling; may be NULL: there is none. */
+    enum memory_level (*memory)(void *data, uint64_t *used, uint64_t *max);
+    /* A bound was reached, and a line about it is due; may be NULL. `project` may be empty. */
+    void (*on_bound)(void *data, enum bound bound, const char *peer, struct slice project,
+                     const char *text);
 };
 
 struct session_stats {
@@ -154,6 +164,8 @@ struct session_host {
     uint64_t last_id;
     uint64_t input_bytes; /* held by the parsers */
     uint64_t reply_bytes; /* replies not sent yet, of all sessions */
+    struct bounds bounds;
+    struct project_limits *projects; /* NULL: projects are not limited; set it before the first */
     struct session_stats stats;
 };
 
@@ -189,6 +201,16 @@ bool session_needs_resume(const struct session *session);
 void session_resume(struct session *session);
 /* A command has been received in part. */
 bool session_is_mid_command(const struct session *session);
+/* Commands received so far, for telling one half-received command from the next. */
+uint64_t session_commands(const struct session *session);
+/* Since when the client has had to authenticate and given no command to do so that is under way;
+ * UINT64_MAX: it need not. Of the port's clock. */
+uint64_t session_stranger_since_ms(const struct session *session);
+/* When the client last gave a command, or got its answer; UINT64_MAX while it waits for something:
+ * an answer, or what it is subscribed to. Of the port's clock. */
+uint64_t session_idle_since_ms(const struct session *session);
+/* Gives back memory that a client which is silent does not need. */
+void session_rest(struct session *session);
 
 /* What can be sent now. The shell consumes it, or moves it away (output_append), and says by
  * session_sent() how many bytes have left. */

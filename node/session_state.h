@@ -26,9 +26,12 @@ struct session {
     char local[SESSION_ADDRESS_SIZE];
     int version; /* RESP 2 or 3 */
     struct session_access access;
+    uint64_t project_key; /* for which it counts in host->projects, 0: none */
     char name[SESSION_CLIENT_NAME + 1];
     uint64_t since_ms;
+    uint64_t reset_ms;  /* when it was as a connection begins */
     uint64_t active_ms; /* of the last command */
+    uint64_t commands;
     const struct verb *last_verb;
     bool closing;        /* takes no further commands; finished once all is answered and sent */
     const char *dropped; /* finished at once, for this reason */

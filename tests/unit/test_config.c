@@ -55,6 +55,13 @@ static void test_minimal_file_takes_the_defaults(void **state) {
     assert_int_equal(config.segment_size, LIMIT_SEGMENT_SIZE_DEFAULT);
     assert_int_equal(config.max_pipeline, 1024);
     assert_int_equal(config.max_memory_inflight, 256 * MIB);
+    assert_int_equal(config.max_memory, 4 * GIB);
+    assert_int_equal(config.max_output, 8 * MIB);
+    assert_int_equal(config.max_connections_per_project, 0);
+    assert_int_equal(config.requests_per_second, 0);
+    assert_int_equal(config.idle_timeout_ms, 0);
+    assert_int_equal(config.receive_timeout_ms, 30000);
+    assert_int_equal(config.send_timeout_ms, 60000);
     assert_int_equal(config.trailing_entries, 4096);
     assert_int_equal(config.min_free_disk, 64 * MIB);
     assert_true(config.rebalance);
@@ -171,6 +178,23 @@ static void test_checks_across_keys(void **state) {
                                           "loopback address"));
     assert_int_equal(parse("peer_listen = 0.0.0.0:7202\ninsecure_listen = yes\n" MINIMAL),
                      ERROR_NONE);
+}
+
+static void test_ceiling_of_memory(void **state) {
+    (void)state;
+    assert_int_equal(parse("max_memory = 0\n" MINIMAL), ERROR_NONE);
+    assert_refused("max_memory = 300MiB\n" MINIMAL,
+                   "node.conf:1: max_memory = '314572800': must be at least 408MiB, one and a half "
+                   "times what the node itself may need: log_cache, shard_cache and feed_history "
+                   "of each shard, and 64MiB; set it higher, or these lower");
+    assert_int_equal(parse("max_memory = 300MiB\nshard_cache = 2MiB\n" MINIMAL), ERROR_NONE);
+    assert_int_equal(config.max_memory, 300 * MIB);
+    assert_refused("requests_per_second = 1000001\n" MINIMAL,
+                   "node.conf:1: requests_per_second = '1000001': expected a number from 0 to "
+                   "1000000");
+    assert_refused("receive_timeout_ms = 99\n" MINIMAL,
+                   "node.conf:1: receive_timeout_ms = '99': expected a time from 100 ms to 3600000 "
+                   "ms (units: ms, s)");
 }
 
 static void test_auth(void **state) {
@@ -486,6 +510,7 @@ int main(void) {
         cmocka_unit_test(test_bad_lines_name_place_key_value_and_range),
         cmocka_unit_test(test_bad_nodes),
         cmocka_unit_test(test_checks_across_keys),
+        cmocka_unit_test(test_ceiling_of_memory),
         cmocka_unit_test(test_auth),
         cmocka_unit_test(test_tls),
         cmocka_unit_test(test_credential_files),

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@
 #include "node/op.h"
 #include "node/server_info.h"
 
-enum { DEADLINE_MS = 20000, MAX_OPS = 64, PATIENCE_MS = 150 };
+enum { DEADLINE_MS = 20000, MAX_OPS = 64, PATIENCE_MS = 150, RECEIVE_MS = 30000, SEND_MS = 60000 };
 
 static struct {
     uv_loop_t loop;
@@ -91,15 +92,21 @@ static uint64_t clock_ms(void) {
         }                                                                                          \
     } while (0)
 
-static void start(unsigned max_connections, uint64_t stall_ms, uint64_t send_stall_ms) {
+static void start_idle(unsigned max_connections, uint64_t receive_ms, uint64_t send_ms,
+                       uint64_t idle_ms) {
     const struct listener_options options = {.host = "127.0.0.1",
                                              .port = 0,
                                              .max_connections = max_connections,
-                                             .stall_ms = stall_ms,
-                                             .send_stall_ms = send_stall_ms};
+                                             .receive_ms = receive_ms,
+                                             .send_ms = send_ms,
+                                             .idle_ms = idle_ms};
     struct error error;
     assert_int_equal(listener_open(&t.listener, &t.loop, &options, &t.host, &error), ERROR_NONE);
     assert_true(listener_port(t.listener) > 0);
+}
+
+static void start(unsigned max_connections, uint64_t receive_ms, uint64_t send_ms) {
+    start_idle(max_connections, receive_ms, send_ms, 0);
 }
 
 static int setup(void **state) {
@@ -201,7 +208,7 @@ static bool client_is_closed(int fd) {
 
 static void test_commands_over_a_socket(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int fd = dial();
     client_say(fd, "PING\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n");
     client_expect(fd, "+PONG\r\n");
@@ -224,7 +231,7 @@ static void test_commands_over_a_socket(void **state) {
 
 static void test_protocol_error_closes(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int fd = dial();
     client_say(fd, "*1\r\n:4\r\n");
     client_expect(fd, "-ERR Protocol error: expected '$', got ':'\r\n");
@@ -234,7 +241,7 @@ static void test_protocol_error_closes(void **state) {
 
 static void test_too_many_clients(void **state) {
     (void)state;
-    start(2, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(2, RECEIVE_MS, SEND_MS);
     int a = dial(), b = dial();
     AWAIT(listener_connections(t.listener) == 2);
     int c = dial();
@@ -253,7 +260,7 @@ static void test_too_many_clients(void **state) {
 
 static void test_large_values_both_ways(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     const size_t size = 12 * MIB;
     uint8_t *value = mem_alloc(size);
     for (size_t i = 0; i < size; i++) {
@@ -301,7 +308,7 @@ static void test_large_values_both_ways(void **state) {
 
 static void test_many_pipelined_commands(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int fd = dial();
     enum { COMMANDS = 20000 };
     struct buffer in = {0};
@@ -322,7 +329,7 @@ static void test_many_pipelined_commands(void **state) {
 
 static void test_half_a_command_that_stalls(void **state) {
     (void)state;
-    start(10, PATIENCE_MS, LISTENER_SEND_STALL_MS);
+    start(10, PATIENCE_MS, SEND_MS);
     int idle = dial(), half = dial();
     client_say(half, "*2\r\n$3\r\nGET\r\n$100\r\nabc");
     client_say(idle, "PING\r\n");
@@ -336,9 +343,115 @@ static void test_half_a_command_that_stalls(void **state) {
     close(half);
 }
 
+/* A byte now and then keeps a connection from being silent, and does not help. */
+static void test_half_a_command_that_drips(void **state) {
+    (void)state;
+    start(10, 400, SEND_MS);
+    int drips = dial();
+    client_say(drips, "*2\r\n$3\r\nGET\r\n$100000\r\n");
+    uint64_t deadline = clock_ms() + DEADLINE_MS;
+    bool is_closed = false;
+    while (!is_closed) {
+        assert_true(clock_ms() < deadline);
+        uint64_t next = clock_ms() + 20;
+        AWAIT(clock_ms() >= next);
+        ssize_t sent = send(drips, "x", 1, MSG_NOSIGNAL);
+        is_closed = sent < 0 || client_is_closed(drips);
+    }
+    assert_int_equal(t.host.bounds.reached[BOUND_RECEIVE], 1);
+    close(drips);
+}
+
+/* What comes fast enough may take longer than the bound. */
+static void test_a_large_command_has_time(void **state) {
+    (void)state;
+    start(10, 300, SEND_MS);
+    int fd = dial();
+    static char part[64 * 1024];
+    memset(part, 'x', sizeof part);
+    client_say(fd, "*2\r\n$4\r\nECHO\r\n$1310720\r\n");
+    for (int i = 0; i < 20; i++) {
+        client_send(fd, part, sizeof part);
+        uint64_t next = clock_ms() + 75;
+        AWAIT(clock_ms() >= next);
+    }
+    client_say(fd, "\r\n");
+    client_expect(fd, "$1310720\r\nxxx");
+    assert_int_equal(t.host.stats.stalled, 0);
+    close(fd);
+}
+
+static void test_idle_connections(void **state) {
+    (void)state;
+    start_idle(10, RECEIVE_MS, SEND_MS, PATIENCE_MS);
+    int idle = dial(), waits = dial();
+    client_say(idle, "PING\r\n");
+    client_expect(idle, "+PONG\r\n");
+    client_say(waits, "GET k\r\n");
+    AWAIT(t.n_ops == 1);
+    AWAIT(client_is_closed(idle));
+    assert_int_equal(t.host.bounds.reached[BOUND_IDLE], 1);
+    assert_int_equal(t.host.stats.stalled, 0);
+    /* Its answer is not there yet. */
+    uint64_t later = clock_ms() + 2500;
+    AWAIT(clock_ms() >= later);
+    complete_bulk(0, 0);
+    client_expect(waits, "$0\r\n\r\n");
+    AWAIT(client_is_closed(waits));
+    close(idle);
+    close(waits);
+}
+
+/* More than one iteration accepts, and nobody is forgotten. */
+static void test_many_connections_at_once(void **state) {
+    (void)state;
+    enum { MANY = 3 * LISTENER_ACCEPTS_PER_ITERATION };
+    start(MANY, RECEIVE_MS, SEND_MS);
+    int fds[MANY];
+    for (int i = 0; i < MANY; i++) {
+        fds[i] = dial();
+        client_say(fds[i], "PING\r\n");
+    }
+    uv_run(&t.loop, UV_RUN_NOWAIT);
+    assert_true(listener_connections(t.listener) <= LISTENER_ACCEPTS_PER_ITERATION);
+    for (int i = 0; i < MANY; i++) {
+        client_expect(fds[i], "+PONG\r\n");
+    }
+    for (int i = 0; i < MANY; i++) {
+        close(fds[i]);
+    }
+}
+
+/* Without descriptors they wait, the loop sleeps, and they are served once there are some. */
+static void test_no_descriptors(void **state) {
+    (void)state;
+    start(10, RECEIVE_MS, SEND_MS);
+    int first = dial(), second = dial(), highest = dup(first);
+    client_say(second, "PING\r\n");
+    struct rlimit before, none;
+    getrlimit(RLIMIT_NOFILE, &before);
+    none = before;
+    none.rlim_cur = (rlim_t)highest;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    unsigned turns = 0;
+    uint64_t until = clock_ms() + 500;
+    while (clock_ms() < until) {
+        uv_run(&t.loop, UV_RUN_ONCE);
+        turns++;
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(listener_connections(t.listener), 0);
+    assert_true(t.host.bounds.reached[BOUND_DESCRIPTORS] > 0);
+    assert_true(turns < 1000); /* the test's own timer fires every 5 ms */
+    client_expect(second, "+PONG\r\n");
+    close(first);
+    close(second);
+    close(highest);
+}
+
 static void test_client_that_takes_no_replies(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, PATIENCE_MS);
+    start(10, RECEIVE_MS, PATIENCE_MS);
     int fd = dial();
     client_say(fd, "GET k\r\n");
     AWAIT(t.n_ops == 1);
@@ -350,7 +463,7 @@ static void test_client_that_takes_no_replies(void **state) {
 
 static void test_disconnect_with_operations_under_way(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int fd = dial();
     client_say(fd, "GET a\r\nGET b\r\n");
     AWAIT(t.n_ops == 2);
@@ -367,7 +480,7 @@ static void test_disconnect_with_operations_under_way(void **state) {
 
 static void test_half_closed_client_gets_its_reply(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int fd = dial();
     client_say(fd, "GET a\r\n");
     shutdown(fd, SHUT_WR);
@@ -383,7 +496,7 @@ static void test_half_closed_client_gets_its_reply(void **state) {
 
 static void test_close_lets_replies_finish(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int busy = dial(), idle = dial();
     client_say(busy, "GET a\r\n");
     AWAIT(t.n_ops == 1 && listener_connections(t.listener) == 2);
@@ -401,7 +514,7 @@ static void test_close_lets_replies_finish(void **state) {
 
 static void test_close_gives_up_after_the_grace(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     int busy = dial();
     client_say(busy, "GET a\r\n");
     AWAIT(t.n_ops == 1);
@@ -415,7 +528,7 @@ static void test_close_gives_up_after_the_grace(void **state) {
 
 static void test_address_in_use(void **state) {
     (void)state;
-    start(10, LISTENER_STALL_MS, LISTENER_SEND_STALL_MS);
+    start(10, RECEIVE_MS, SEND_MS);
     struct listener *other;
     struct error error;
     struct listener_options options = {
@@ -439,6 +552,11 @@ int main(void) {
         TEST(test_large_values_both_ways),
         TEST(test_many_pipelined_commands),
         TEST(test_half_a_command_that_stalls),
+        TEST(test_half_a_command_that_drips),
+        TEST(test_a_large_command_has_time),
+        TEST(test_idle_connections),
+        TEST(test_many_connections_at_once),
+        TEST(test_no_descriptors),
         TEST(test_client_that_takes_no_replies),
         TEST(test_disconnect_with_operations_under_way),
         TEST(test_half_closed_client_gets_its_reply),

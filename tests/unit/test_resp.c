@@ -404,8 +404,8 @@ static void test_large_argument_takes_its_size_once(void **state) {
     feed_bytes(&feed, buffer_slice(&bytes), 64 * KIB);
     assert_true(feed.largest_memory >= 20 * MIB);
     assert_true(feed.largest_memory < 20 * MIB + 64 * KIB);
-    /* The command was consumed: everything but the first buffer is given back. */
-    assert_true(resp_parser_memory(feed.parser) <= before + KIB);
+    /* The command was consumed: everything but a first buffer is given back. */
+    assert_true(resp_parser_memory(feed.parser) <= before + 17 * KIB);
     feed_free(&feed);
     buffer_free(&bytes);
 }
@@ -445,7 +445,7 @@ static void test_memory_returns_after_many_small_arguments(void **state) {
     feed_bytes(&feed, buffer_slice(&bytes), SIZE_MAX);
     assert_true(feed.largest_memory >= COUNT * SIZE);
     assert_true(feed.largest_memory < COUNT * SIZE * 3 / 2);
-    assert_true(resp_parser_memory(feed.parser) <= before + KIB);
+    assert_true(resp_parser_memory(feed.parser) <= before + 17 * KIB);
     feed.trace.size = 0;
     feed_bytes(&feed, slice_of("HO\r\n$2\r\nhi\r\n"), SIZE_MAX);
     buffer_put_u8(&feed.trace, 0);
@@ -488,7 +488,7 @@ static void test_skipping_is_free_of_memory(void **state) {
     assert_true(feed.trace.size > sizeof tail);
     assert_memory_equal(feed.trace.data + feed.trace.size - (sizeof tail - 1), tail,
                         sizeof tail - 1);
-    assert_true(resp_parser_memory(feed.parser) <= before + KIB);
+    assert_true(resp_parser_memory(feed.parser) <= before + 17 * KIB);
     feed_free(&feed);
     buffer_free(&bytes);
 }
