@@ -3,8 +3,8 @@
 #include <inttypes.h>
 #include <sys/resource.h>
 
+#include "node/acceptor_uv.h"
 #include "node/http.h"
-#include "node/listener_uv.h"
 #include "node/logging.h"
 
 enum {
@@ -19,7 +19,7 @@ enum {
 /* Connections that are refused or closed keep theirs until the end of a turn. */
 uint64_t descriptors_reserve(const struct config *config) {
     return OF_PROCESS + OF_HTTP + OF_SEGMENTS + (uint64_t)OF_SHARD * config->shards +
-           (uint64_t)OF_NODE * config->n_nodes + LISTENER_ACCEPTS_PER_ITERATION + 64;
+           (uint64_t)OF_NODE * config->n_nodes + ACCEPTOR_PER_ITERATION + 64;
 }
 
 /* As much of `needed` as the process may have. */

@@ -1,16 +1,13 @@
 #include "node/listener_uv.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "base/assert.h"
 #include "base/list.h"
 #include "base/mem.h"
 #include "base/tls_stream.h"
+#include "node/acceptor_uv.h"
 #include "node/logging.h"
 #include "node/session_limits.h"
 
@@ -21,16 +18,15 @@ enum {
     SHAKES_PER_ITERATION = 16, /* steps of TLS handshakes, each up to some milliseconds */
     ENCRYPT_SIZE = 128 * 1024, /* plaintext that is encrypted ahead of the socket */
     KEPT_WIRE_CAPACITY = 4 * 1024,
-    HANDLES = 5 /* of struct listener, all closed by listener_close() */
+    HANDLES = 4 /* of struct listener, all closed by listener_close() */
 };
 
 struct listener {
     uv_loop_t *loop;
     struct session_host *sessions;
     struct listener_options options;
-    int socket;
-    uv_poll_t poll; /* of the socket */
-    bool is_deaf;   /* no connection is taken for now: there are no descriptors */
+    struct acceptor *acceptor; /* NULL once it is closed */
+    uint16_t port;
     uv_check_t check;
     uv_prepare_t prepare;
     uv_idle_t idle; /* active while connections are marked: keeps the loop from sleeping */
@@ -41,13 +37,12 @@ struct listener {
     unsigned n_shaking;
     unsigned shakes_left;   /* in this iteration */
     unsigned n_connections; /* until their handle is closed */
-    uint16_t port;
     uint64_t tls_complained_ms;
     uint8_t *tls_input; /* what libuv reads before it is fed to a stream; TLS_FEED_MAX bytes */
 
     bool closing;
     uint64_t close_at_ms; /* end of the grace period */
-    unsigned n_handles;   /* of this struct, not yet closed */
+    unsigned n_handles;   /* of this struct, not yet closed, and its acceptor */
     void (*closed)(void *data);
     void *closed_data;
 };
@@ -526,8 +521,6 @@ static bool connection_send(struct connection *connection) {
 
 /* ---- the loop's phases ---- */
 
-static void listener_hear(struct listener *listener);
-
 /* Right after the poll phase: commands that were held back go on. */
 static void listener_on_check(uv_check_t *handle) {
     struct listener *listener = handle->data;
@@ -691,7 +684,9 @@ static void listener_on_scan(uv_timer_t *timer) {
         node = node->next;
         connection_check_time(connection, now_ms);
     }
-    listener_hear(listener);
+    if (!listener->closing) {
+        acceptor_go_on(listener->acceptor);
+    }
 }
 
 /* ---- accepting ---- */
@@ -769,8 +764,8 @@ static void connection_start(struct connection *connection) {
     connection_update_reading(connection);
 }
 
-/* Takes over the socket of a connection. */
-static void listener_take(struct listener *listener, int socket) {
+static void listener_on_connection(void *data) {
+    struct listener *listener = data;
     struct connection *connection = mem_zalloc(1, sizeof *connection);
     connection->listener = listener;
     list_init(&connection->link);
@@ -781,8 +776,7 @@ static void listener_take(struct listener *listener, int socket) {
     connection->tcp.data = connection;
     bool is_full = listener->n_connections >= listener->options.max_connections;
     listener->n_connections++;
-    if (uv_tcp_open(&connection->tcp, socket) != 0) {
-        (void)close(socket);
+    if (acceptor_take(listener->acceptor, &connection->tcp) != 0) {
         uv_close((uv_handle_t *)&connection->tcp, refusal_on_closed);
     } else if (is_full) {
         connection_refuse(connection);
@@ -791,97 +785,19 @@ static void listener_take(struct listener *listener, int socket) {
     }
 }
 
-/* What ends the wait for connections, rather than a single one of them. */
-static bool is_shortage(int error) {
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
-}
-
-static void listener_on_connection(uv_poll_t *poll, int status, int events) {
-    struct listener *listener = poll->data;
-    (void)status;
-    (void)events;
-    for (unsigned i = 0; i < LISTENER_ACCEPTS_PER_ITERATION; i++) {
-        int socket = accept4(listener->socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (socket >= 0) {
-            listener_take(listener, socket);
-            continue;
-        }
-        if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            return;
-        }
-        if (is_shortage(errno)) {
-            /* They wait in the kernel's queue until the next look at all connections; being told of
-             * them again and again would help nobody. */
-            listener->is_deaf = true;
-            uv_poll_stop(&listener->poll);
-            session_limits_reached(listener->sessions, BOUND_DESCRIPTORS, "", slice_make(NULL, 0),
-                                   strerror(errno));
-            return;
-        }
-    }
-}
-
-static void listener_hear(struct listener *listener) {
-    if (listener->is_deaf && !listener->closing) {
-        listener->is_deaf = false;
-        uv_poll_start(&listener->poll, UV_READABLE, listener_on_connection);
-    }
+/* They wait until the next look at all connections. */
+static void listener_on_shortage(void *data, const char *reason) {
+    struct listener *listener = data;
+    session_limits_reached(listener->sessions, BOUND_DESCRIPTORS, "", slice_make(NULL, 0), reason);
 }
 
 /* ---- opening and closing ---- */
 
-static enum error_code set_uv_error(struct error *error, int status,
-                                    const struct listener_options *options, const char *what) {
-    return error_set(error, ERROR_IO, "cannot %s %s:%u: %s", what, options->host, options->port,
-                     uv_strerror(status));
-}
-
-static enum error_code resolve(uv_loop_t *loop, const struct listener_options *options,
-                               struct sockaddr_storage *address, struct error *error) {
-    char port[8];
-    snprintf(port, sizeof port, "%u", options->port);
-    const struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                                   .ai_socktype = SOCK_STREAM,
-                                   .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    uv_getaddrinfo_t request;
-    int result = uv_getaddrinfo(loop, &request, NULL, options->host, port, &hints);
-    if (result != 0) {
-        return set_uv_error(error, result, options, "resolve");
-    }
-    memcpy(address, request.addrinfo->ai_addr, request.addrinfo->ai_addrlen);
-    uv_freeaddrinfo(request.addrinfo);
-    return ERROR_NONE;
-}
-
-static enum error_code set_errno(struct error *error, int socket,
-                                 const struct listener_options *options) {
-    enum error_code code = set_uv_error(error, -errno, options, "listen on");
-    if (socket >= 0) {
-        (void)close(socket);
-    }
-    return code;
-}
-
-static enum error_code listener_bind(struct listener *listener, struct error *error) {
-    struct sockaddr_storage address = {0};
-    struct sockaddr *bare = (struct sockaddr *)&address;
-    const int yes = 1;
-    enum error_code code = resolve(listener->loop, &listener->options, &address, error);
-    if (code != ERROR_NONE) {
-        return code;
-    }
-    bool is_ip6 = address.ss_family == AF_INET6;
-    socklen_t length = is_ip6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
-        bind(fd, bare, length) != 0 || listen(fd, LISTENER_BACKLOG) != 0 ||
-        getsockname(fd, bare, &length) != 0) {
-        return set_errno(error, fd, &listener->options);
-    }
-    listener->socket = fd;
-    listener->port = ntohs(is_ip6 ? ((struct sockaddr_in6 *)(void *)&address)->sin6_port
-                                  : ((struct sockaddr_in *)(void *)&address)->sin_port);
-    return ERROR_NONE;
+static void listener_on_acceptor_closed(void *data) {
+    struct listener *listener = data;
+    listener->acceptor = NULL;
+    listener->n_handles--;
+    listener_maybe_closed(listener);
 }
 
 static void listener_on_handle_closed(uv_handle_t *handle) {
@@ -928,24 +844,25 @@ enum error_code listener_open(struct listener **out, struct uv_loop_s *loop,
     list_init(&listener->connections);
     list_init(&listener->marked);
     list_init(&listener->shaking);
-    enum error_code code = listener_bind(listener, error);
+    const struct acceptor_callbacks callbacks = {.data = listener,
+                                                 .on_connection = listener_on_connection,
+                                                 .on_shortage = listener_on_shortage};
+    enum error_code code =
+        acceptor_open(&listener->acceptor, loop, options->host, options->port, &callbacks, error);
     if (code != ERROR_NONE) {
         mem_free(listener);
         return code;
     }
     listener->tls_input = mem_alloc(TLS_FEED_MAX);
-    listener->n_handles = HANDLES;
-    int result = uv_poll_init_socket(loop, &listener->poll, listener->socket);
-    ASSERT(result == 0);
+    listener->port = acceptor_port(listener->acceptor);
+    listener->n_handles = HANDLES + 1;
     uv_check_init(loop, &listener->check);
     uv_prepare_init(loop, &listener->prepare);
     uv_idle_init(loop, &listener->idle);
     uv_timer_init(loop, &listener->scan);
-    listener->poll.data = listener;
     listener->check.data = listener;
     listener->prepare.data = listener;
     listener->scan.data = listener;
-    uv_poll_start(&listener->poll, UV_READABLE, listener_on_connection);
     uv_check_start(&listener->check, listener_on_check);
     uv_prepare_start(&listener->prepare, listener_on_prepare);
     uv_timer_start(&listener->scan, listener_on_scan, SCAN_INTERVAL_MS, SCAN_INTERVAL_MS);
@@ -973,8 +890,7 @@ void listener_close(struct listener *listener, uint64_t grace_ms, void (*closed)
     listener->closed = closed;
     listener->closed_data = data;
     listener->close_at_ms = uv_now(listener->loop) + grace_ms;
-    listener_close_handle(listener, &listener->poll);
-    (void)close(listener->socket);
+    acceptor_close(listener->acceptor, listener_on_acceptor_closed, listener);
     for (struct list_node *node = listener->connections.next; node != &listener->connections;
          node = node->next) {
         struct connection *connection = LIST_ENTRY(node, struct connection, link);

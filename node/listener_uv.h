@@ -11,8 +11,7 @@
  *
  * A client that sends a request too slowly is closed: it has receive_ms, and what comes at
  * LISTENER_RATE_MIN or faster extends that. Its silence before a request is another matter, and
- * bounded by idle_ms. Only so many connections are accepted in one iteration; the rest stay in the
- * kernel's queue meanwhile, so that a crowd of them delays nobody for long.
+ * bounded by idle_ms.
  *
  * Threads: the loop thread. */
 #ifndef NODE_LISTENER_UV_H
@@ -29,7 +28,6 @@ struct tls_keys;
 
 enum {
     LISTENER_RATE_MIN = 16 * 1024, /* bytes per second of a request that arrives in time */
-    LISTENER_ACCEPTS_PER_ITERATION = 64,
     LISTENER_REST_MS = 2000,       /* of silence, then a connection gives memory back */
     LISTENER_HANDSHAKE_MS = 10000, /* from the accept to the end of a TLS handshake */
     LISTENER_HANDSHAKES_MIN = 64,  /* least bound on those that are not done */

@@ -46,8 +46,10 @@ struct op {
     uint64_t min_index;    /* READ_SESSION: the least log index that must be applied */
     uint64_t max_stale_ms; /* READ_EVENTUAL: 0: any age will do */
     /* Reads only: its client has few replies waiting, so this one is run also while clients that
-     * take none fill the memory for replies. May be NULL: nobody knows. */
+     * take none fill the memory for replies, one of each client at a time. May be NULL: nobody
+     * knows. */
     bool (*is_modest)(const struct op *op);
+    uint64_t client; /* tells the ops of a client from others' */
     op_done done;
     void *data;
 

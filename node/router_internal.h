@@ -102,9 +102,15 @@ void router_park(struct route *route, struct op *op);
 void router_drain(struct route *route);
 bool router_leads(const struct route *route);
 
-/* Replies fill the memory for them: is there room for the answer to this read nevertheless? */
-static inline bool router_is_modest(const struct op *op) {
-    return op->is_remote || (op->is_modest != NULL && op->is_modest(op));
+/* Replies fill the memory for them: may this read be run nevertheless? Not behind another one of
+ * its client, *client, whose answer is not known yet. */
+static inline bool router_is_modest(const struct op *op, uint64_t *client) {
+    if (op->is_remote) {
+        return true;
+    }
+    bool is_modest = op->is_modest != NULL && op->client != *client && op->is_modest(op);
+    *client = is_modest ? op->client : *client;
+    return is_modest;
 }
 
 /* router_lead.c */

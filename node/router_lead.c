@@ -553,9 +553,10 @@ static void submit_reads(struct route *route, struct job *job) {
 void lead_run_reads(struct route *route) {
     const struct router_port *port = &route->router->options.port;
     bool full = port->replies_are_full != NULL && port->replies_are_full(port->data);
-    if (!shard_is_ready(route->shard)) {
+    if (!shard_is_ready(route->shard) || (full && route->read_jobs > 0)) {
         return;
     }
+    uint64_t client = 0;
     struct job *job = NULL;
     struct list_node *at = route->reading.next;
     while (at != &route->reading && route->read_jobs < ROUTER_READ_JOBS) {
@@ -564,7 +565,7 @@ void lead_run_reads(struct route *route) {
         if (op->round > group_reads_confirmed(route->shard->group)) {
             break; /* rounds only grow along the list */
         }
-        if (!is_runnable(route, op) || (full && !router_is_modest(op))) {
+        if (!is_runnable(route, op) || (full && !router_is_modest(op, &client))) {
             continue;
         }
         if (job == NULL) {

@@ -157,12 +157,13 @@ void local_run(struct route *route) {
     if (route->local_job) {
         return;
     }
+    uint64_t client = 0;
     struct job *job = NULL;
     struct list_node *at = route->local.next;
     while (at != &route->local && (job == NULL || job->n_reads < ROUTER_READ_JOB)) {
         struct op *op = LIST_ENTRY(at, struct op, link);
         at = at->next;
-        if (!is_runnable(route, op) || (full && !router_is_modest(op))) {
+        if (!is_runnable(route, op) || (full && !router_is_modest(op, &client))) {
             continue;
         }
         if (job == NULL) {

@@ -315,7 +315,6 @@ static void free_server(struct server *server) {
     known_peers_free(&server->known_peers);
     server_watch_free(server);
     notify_close(&server->notify);
-    server_memory_close(server);
     project_limits_free(server->projects);
     tls_files_free(&server->tls);
     if (server->lock_fd >= 0) {
@@ -434,7 +433,7 @@ enum error_code server_open(struct server **out, struct uv_loop_s *loop, struct 
     server->started_ms = server_now(server);
     server_watch_init(server);
     notify_open(&server->notify);
-    server_memory_open(server);
+    memory_ceiling_init(&server->memory, config->max_memory);
     for (unsigned i = 0; i < config->n_nodes; i++) {
         config_format_address(&config->nodes[i].client, server->addresses[i],
                               sizeof server->addresses[i]);

@@ -116,7 +116,6 @@ struct server {
     struct session_host sessions;
     struct project_limits *projects; /* NULL: without limits */
     struct memory_ceiling memory;
-    int memory_fd; /* where the resident size is read from, -1: not open */
     uint64_t memory_trimmed_ms;
     uint64_t busy_seen; /* refusals of the router that are counted among the bounds */
     uint64_t pressed_seen;
@@ -170,8 +169,6 @@ struct peers_callbacks server_peers_callbacks(struct server *server);
 struct snapshot_callbacks server_snapshot_callbacks(struct server *server);
 
 /* server_memory.c */
-void server_memory_open(struct server *server);
-void server_memory_close(struct server *server);
 /* Reads the resident size, about every 20 ms. */
 void server_memory_tick(struct server *server, uint64_t now_ms);
 /* As session_port.memory and router_port.memory. */

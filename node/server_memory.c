@@ -1,41 +1,15 @@
 /* The node's use of memory against its ceiling: see node/memory_ceiling.h. */
-#include <fcntl.h>
 #include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include "node/logging.h"
 #include "node/server_internal.h"
 
 enum { TRIM_AGAIN_MS = 1000 };
 
-void server_memory_open(struct server *server) {
-    memory_ceiling_init(&server->memory, server->config->max_memory);
-    server->memory_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    if (server->memory_fd < 0 && server->config->max_memory > 0) {
-        say_warn("max_memory only counts requests and replies: /proc is not there", NULL);
-    }
-}
-
-void server_memory_close(struct server *server) {
-    if (server->memory_fd >= 0) {
-        (void)close(server->memory_fd);
-    }
-}
-
 /* 0 when it cannot be told. */
-static uint64_t read_resident(const struct server *server) {
-    char text[128];
-    unsigned long total = 0, resident = 0;
-    ssize_t size = server->memory_fd < 0 ? -1 : pread(server->memory_fd, text, sizeof text - 1, 0);
-    if (size <= 0) {
-        return 0;
-    }
-    text[size] = '\0';
-    return sscanf(text, "%lu %lu", &total, &resident) == 2
-               ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE)
-               : 0;
+static uint64_t read_resident(void) {
+    size_t resident = 0;
+    return uv_resident_set_memory(&resident) == 0 ? resident : 0;
 }
 
 /* What grows with what clients and other nodes send, and is known at once. */
@@ -51,7 +25,7 @@ static uint64_t expected_bytes(const struct server *server) {
 }
 
 static void measure(struct server *server) {
-    memory_ceiling_measure(&server->memory, read_resident(server), counted_bytes(server),
+    memory_ceiling_measure(&server->memory, read_resident(), counted_bytes(server),
                            expected_bytes(server));
 }
 

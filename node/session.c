@@ -512,6 +512,7 @@ void call_submit_as(struct call *call, struct submission *submission) {
     slot->op.min_index = session->seen[slot->op.shard];
     slot->op.max_stale_ms = session->max_stale_ms;
     slot->op.is_modest = session_op_is_modest;
+    slot->op.client = session->id;
     slot->op.done = session_op_done;
     slot->op.data = slot;
     ASSERT(!slot->op.is_write || session->reads == 0);
@@ -540,6 +541,7 @@ static void slot_send_step(struct slot *slot) {
                            .after_writes = !step->is_write && session->writes > 0,
                            .level = READ_LINEARIZABLE,
                            .is_modest = session_op_is_modest,
+                           .client = session->id,
                            .done = session_op_done,
                            .data = slot};
     step->command = (struct buffer){0};

@@ -20,6 +20,7 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "node/acceptor_uv.h"
 #include "node/listener_uv.h"
 #include "node/logging.h"
 #include "node/op.h"
@@ -405,7 +406,7 @@ static void test_idle_connections(void **state) {
 /* More than one iteration accepts, and nobody is forgotten. */
 static void test_many_connections_at_once(void **state) {
     (void)state;
-    enum { MANY = 3 * LISTENER_ACCEPTS_PER_ITERATION };
+    enum { MANY = 3 * ACCEPTOR_PER_ITERATION };
     start(MANY, RECEIVE_MS, SEND_MS);
     int fds[MANY];
     for (int i = 0; i < MANY; i++) {
@@ -413,7 +414,7 @@ static void test_many_connections_at_once(void **state) {
         client_say(fds[i], "PING\r\n");
     }
     uv_run(&t.loop, UV_RUN_NOWAIT);
-    assert_true(listener_connections(t.listener) <= LISTENER_ACCEPTS_PER_ITERATION);
+    assert_true(listener_connections(t.listener) <= ACCEPTOR_PER_ITERATION);
     for (int i = 0; i < MANY; i++) {
         client_expect(fds[i], "+PONG\r\n");
     }
