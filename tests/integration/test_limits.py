@@ -425,8 +425,8 @@ class LimitsTest(ClusterTest):
                  "all nodes to have memory again", 60)
         self.assertGreater(len(acknowledged), 0)
         for project, key in acknowledged:
-            self.assertEqual(cluster[2].call("STRLEN", key, project=project), MIB)
-        self.assertEqual(cluster[2].call("SET", "after", "v"), "OK")
+            wait_for(lambda p=project, k=key: _try(cluster[2], p, "STRLEN", k) == MIB, f"{key} of {project}", 60)
+        wait_for(lambda: _try(cluster[2], "p", "SET", "after", "v") == "OK", "a write to be taken again", 60)
         self.assertTrue(any(int(node.info("stats")["limit_reached_memory"]) for node in cluster.nodes))
 
 
@@ -437,6 +437,14 @@ def _latencies(client, count=300):
         client.call("GET", "k")
         values.append(time.perf_counter() - started)
     return quantile(values, 0.99)
+
+
+def _try(node, project, *command):
+    """None while nobody can answer."""
+    try:
+        return node.call(*command, project=project)
+    except (ReplyError, ConnectionLost):
+        return None
 
 
 def _try_auth(node, project):
