@@ -19,15 +19,22 @@ static const char usage[] =
     "  --steps N          bound of the search in one key or project (200000000)\n"
     "  --states N         pairs that it remembers at most (8000000, 48 MiB for a million)\n"
     "  --expiry-early MS  how much too early a key may go (10)\n"
-    "  --expiry-late MS   how much too late (5000); -1: any, for runs in which all nodes were\n"
-    "                     down at once or wall clocks counted\n"
+    "  --expiry-late MS   how much too late (10000). -1 for both: any, for runs in which wall "
+    "clocks\n"
+    "                     were wrong while so many nodes were down that they counted\n"
+    "  --clock-doubt FROM:TO  times, ns as in the history, in which wall clocks were wrong: keys "
+    "that\n"
+    "                     lived then are allowed both; up to 4096 times\n"
     "  --clock-drift PPM  by how much clocks may run wrong (1000)\n"
     "  --stale-slack MS   what an eventual read may be older than its bound (1500)\n"
     "\n"
     "Exit status: 0 all is well, 1 a promise was broken, 2 unreadable or undecided.\n";
 
+enum { DOUBTS_MAX = 4096 };
+
 struct run {
     struct check_options options;
+    struct doubt doubts[DOUBTS_MAX];
     enum workload only;
     const char *json;
     uint64_t memory_max;
@@ -41,6 +48,22 @@ static int64_t parse_number(const char *name, const char *text, int64_t least) {
         exit(2);
     }
     return number;
+}
+
+static void add_doubt(struct run *run, const char *text) {
+    const char *colon = strchr(text, ':');
+    int64_t from;
+    int64_t to;
+    if (colon == NULL || run->options.n_doubts == DOUBTS_MAX ||
+        !number_parse_integer(slice_make(text, (size_t)(colon - text)), &from) ||
+        !number_parse_integer(slice_of(colon + 1), &to) || from < 0 || to < from) {
+        fprintf(stderr, "chaos-check: --clock-doubt: '%s' is not FROM:TO, or there are too many\n",
+                text);
+        exit(2);
+    }
+    run->doubts[run->options.n_doubts++] =
+        (struct doubt){.from = (uint64_t)from, .to = (uint64_t)to};
+    run->options.doubts = run->doubts;
 }
 
 static void set_option(struct run *run, const char *name, const char *value) {
@@ -59,10 +82,13 @@ static void set_option(struct run *run, const char *name, const char *value) {
     } else if (strcmp(name, "states") == 0) {
         run->options.limits.states = (uint64_t)parse_number(name, value, 1);
     } else if (strcmp(name, "expiry-early") == 0) {
-        run->options.early_ms = (uint64_t)parse_number(name, value, 0);
+        int64_t ms = parse_number(name, value, -1);
+        run->options.early_ms = ms < 0 ? UINT64_MAX : (uint64_t)ms;
     } else if (strcmp(name, "expiry-late") == 0) {
         int64_t ms = parse_number(name, value, -1);
         run->options.late_ms = ms < 0 ? UINT64_MAX : (uint64_t)ms;
+    } else if (strcmp(name, "clock-doubt") == 0) {
+        add_doubt(run, value);
     } else if (strcmp(name, "clock-drift") == 0) {
         run->options.drift = (double)parse_number(name, value, 0) / 1e6;
     } else if (strcmp(name, "stale-slack") == 0) {
@@ -78,6 +104,7 @@ static void parse_options(struct run *run, int argc, char **argv) {
                                             {"states", required_argument, NULL, 0},
                                             {"expiry-early", required_argument, NULL, 0},
                                             {"expiry-late", required_argument, NULL, 0},
+                                            {"clock-doubt", required_argument, NULL, 0},
                                             {"clock-drift", required_argument, NULL, 0},
                                             {"stale-slack", required_argument, NULL, 0},
                                             {"help", no_argument, NULL, 'h'},
@@ -219,6 +246,7 @@ int main(int argc, char **argv) {
     struct run run = {
         .options = check_options_default(), .only = WORKLOADS, .memory_max = UINT64_C(4096) << 20};
     struct error error = {0};
+    run.options = check_options_default();
     parse_options(&run, argc, argv);
     struct history history = {.memory_max = run.memory_max};
     for (int i = optind; i < argc; i++) {

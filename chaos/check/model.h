@@ -21,13 +21,22 @@ enum step {
     STEP_PURE,   /* can, and its result tells that it changed nothing and never does */
 };
 
+/* A time, ns, in which wall clocks were wrong: were so many nodes down that walls counted
+ * (docs/cluster-time.md), then keys that lived in it may have gone at any time, or not. */
+struct doubt {
+    uint64_t from;
+    uint64_t to;
+};
+
 /* What the models know beside history and operations. */
 struct model_context {
     const struct history *history;
-    uint64_t early_ns; /* ttl: how much too early a key may go, */
-    uint64_t late_ns;  /* ... and how much too late; TIME_NEVER for any */
-    double drift;      /* ttl: share of a TTL that clocks may be off */
-    int64_t total;     /* bank, quota: of this unit, from its "open" */
+    uint64_t early_ns;          /* ttl: how much too early a key may go, */
+    uint64_t late_ns;           /* ... and how much too late; TIME_NEVER for any */
+    double drift;               /* ttl: share of a TTL that clocks may be off */
+    const struct doubt *doubts; /* ttl */
+    size_t n_doubts;
+    int64_t total; /* bank, quota: of this unit, from its "open" */
 };
 
 struct model {

@@ -262,6 +262,15 @@ static uint64_t add_time(uint64_t time, uint64_t more) {
     return time > TIME_NEVER - more ? TIME_NEVER : time + more;
 }
 
+static bool is_in_doubt(const struct model_context *context, uint64_t from, uint64_t to) {
+    for (size_t i = 0; i < context->n_doubts; i++) {
+        if (from <= context->doubts[i].to && to >= context->doubts[i].from) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void ttl_lives_for(const struct model_context *context, const struct op *op,
                           struct model_state *next) {
     uint64_t ttl = (uint64_t)op->arg * UINT64_C(1000000);
@@ -276,6 +285,10 @@ static void ttl_lives_for(const struct model_context *context, const struct op *
     next->words[TTL_MAY_GO] = op->start + least;
     next->words[TTL_MUST_GO] =
         is_unknown(op) ? TIME_NEVER : add_time(add_time(op->end, most), context->late_ns);
+    if (is_in_doubt(context, op->start, next->words[TTL_MUST_GO])) {
+        next->words[TTL_MAY_GO] = op->start;
+        next->words[TTL_MUST_GO] = TIME_NEVER;
+    }
 }
 
 static void ttl_forget(struct model_state *next) {

@@ -8,7 +8,7 @@ struct check_options check_options_default(void) {
     return (struct check_options){
         .limits = {.steps = UINT64_C(200000000), .states = UINT64_C(8000000)},
         .early_ms = 10,
-        .late_ms = 5000,
+        .late_ms = 10000,
         .drift = 0.001,
         .stale_ms = 1500,
     };

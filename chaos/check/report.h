@@ -8,9 +8,11 @@
 
 struct check_options {
     struct search_limits limits; /* of each unit */
-    uint64_t early_ms;           /* ttl: see docs/chaos.md */
+    uint64_t early_ms;           /* ttl: see docs/chaos.md; UINT64_MAX: any */
     uint64_t late_ms;            /* ttl; UINT64_MAX: any */
     double drift;
+    const struct doubt *doubts; /* the caller's */
+    size_t n_doubts;
     uint64_t stale_ms; /* eventual: allowed beyond the bound that a read names */
 };
 

@@ -159,15 +159,19 @@ static void search_unit(const struct unit_kind *kind, const struct model_context
     }
 }
 
+static uint64_t ns_of(uint64_t ms) {
+    return ms == UINT64_MAX ? TIME_NEVER : ms * UINT64_C(1000000);
+}
+
 static void check_unit(const struct history *history, const struct unit_kind *kind,
                        const struct op **ops, size_t n, const struct check_options *options,
                        struct report *report) {
     struct model_context context = {.history = history,
-                                    .early_ns = options->early_ms * UINT64_C(1000000),
-                                    .late_ns = options->late_ms == UINT64_MAX
-                                                   ? TIME_NEVER
-                                                   : options->late_ms * UINT64_C(1000000),
-                                    .drift = options->drift};
+                                    .early_ns = ns_of(options->early_ms),
+                                    .late_ns = ns_of(options->late_ms),
+                                    .drift = options->drift,
+                                    .doubts = options->doubts,
+                                    .n_doubts = options->n_doubts};
     const struct op *open = find_open(ops, n);
     uint64_t violations = report->violations;
     report->units++;

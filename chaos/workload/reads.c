@@ -14,6 +14,7 @@ struct replica_reader {
     char project_name[64];
     ikv_client *library; /* a session of its own; or NULL */
     struct link *writes; /* eventual: for additions */
+    unsigned home;       /* eventual: the node to read at */
     int64_t stale_ms;
 };
 
@@ -154,23 +155,29 @@ const struct workload_kind workload_session = {
 
 /* --- eventual --------------------------------------------------------------------------------- */
 
+/* A reader over RESP stays at one node, so that each node is asked all the time within the shortest
+ * bound: then the judge knows for how long it did not answer. */
 static void begin_eventual(struct client *client) {
-    static const int64_t bounds[] = {500, 1000, 0, 3000};
+    static const int64_t bounds[] = {500, 0, 3000, 1000};
     struct load *load = client->load;
     struct replica_reader *own = replica_reader_make(client);
+    unsigned round = client->index / (load->nodes.n + 1);
     char level[64];
-    own->stale_ms = bounds[client->index % 4];
-    own->project = client->index / 4 % 2; /* two projects: enough readers for each */
+    own->home = client->index % (load->nodes.n + 1);
+    own->project = client->index % 2; /* two projects: enough readers for each */
     project_name(client->group, own->project, own->project_name, sizeof own->project_name);
     own->writes = client_open_link(client);
-    if (load->via == VIA_LIBRARY || (load->via == VIA_MIXED && client->index % 4 == 3)) {
+    if (load->via == VIA_LIBRARY || (load->via == VIA_MIXED && own->home == load->nodes.n)) {
+        own->stale_ms = bounds[(round + 3) % 4];
         client->link = link_open_library(client->group->library, IKV_EVENTUAL,
                                          (uint32_t)own->stale_ms, load->timeout_ms);
         return;
     }
+    own->stale_ms = bounds[round % 4];
     (void)snprintf(level, sizeof level,
                    own->stale_ms > 0 ? "EVENTUAL MAXSTALE %" PRId64 : "EVENTUAL", own->stale_ms);
     client->link = link_open_resp(&load->nodes, &client->prng, level, load->timeout_ms);
+    link_move_to(client->link, own->home);
 }
 
 static void eventual_add(struct client *client) {
@@ -199,14 +206,16 @@ static void eventual_get(struct client *client) {
 }
 
 static void step_eventual(struct client *client) {
+    const struct replica_reader *own = client->own;
     if (client_below(client, 4) == 0) {
         eventual_add(client);
-    } else {
-        eventual_get(client);
+        return;
     }
-    if (client_below(client, 20) == 0) {
-        link_move(client->link);
+    if (link_node(client->link) != NULL &&
+        link_node(client->link) != client->load->nodes.names[own->home % client->load->nodes.n]) {
+        link_move_to(client->link, own->home);
     }
+    eventual_get(client);
 }
 
 const struct workload_kind workload_eventual = {

@@ -419,6 +419,27 @@ static void test_late_expiry(void **state) {
     }
 }
 
+/* Wall clocks were wrong meanwhile: early and late are both possible, coming back is not. */
+static void test_expiry_in_doubt(void **state) {
+    static const struct doubt doubt = {.from = 400000000, .to = 600000000};
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct writer w = writer_make("ttl");
+        set_for(&w, i < 3 ? 0 : 601, i < 3 ? 2 : 602, "a", 1000);
+        if (i == 0 || i == 3) {
+            get_ttl(&w, 650, 651, "\"v\":null");
+        } else {
+            get_ttl(&w, 100000, 100001, i == 1 ? "\"v\":\"a\"" : "\"v\":null");
+        }
+        if (i == 2) {
+            get_ttl(&w, 100002, 100003, "\"v\":\"a\"");
+        }
+        w.options.doubts = &doubt;
+        w.options.n_doubts = 1;
+        writer_expect(&w, i < 2 ? VERDICT_GOOD : VERDICT_VIOLATION, NULL);
+    }
+}
+
 static void test_revived_after_expiry(void **state) {
     struct writer w = writer_make("ttl");
     (void)state;
@@ -466,6 +487,7 @@ int main(void) {
         cmocka_unit_test(test_ttl_good),
         cmocka_unit_test(test_early_expiry),
         cmocka_unit_test(test_late_expiry),
+        cmocka_unit_test(test_expiry_in_doubt),
         cmocka_unit_test(test_revived_after_expiry),
         cmocka_unit_test(test_expired_although_persistent),
     };

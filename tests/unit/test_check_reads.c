@@ -83,15 +83,20 @@ static void test_eventual_within_its_bound(void **state) {
     }
 }
 
-/* A node that was silent for 3 s may answer what was true before. */
+/* A node that was silent for 3 s, or knew that it was too old, may answer what was true before. */
 static void test_eventual_silence(void **state) {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         struct writer w = writer_make("eventual");
         add(&w, 1, 100, 101, 1);
-        for (int k = 0; k < 100; k++) { /* the node answers all the time, or rests in between */
-            if (i == 0 || k < 2 || k > 60) {
-                get(&w, 2, k * 50, "\"stale\":500,\"node\":\"a\"", k > 2 ? 1 : 0);
+        for (int k = 0; k < 100; k++) {
+            bool rests = k >= 2 && k <= 60;
+            const char *fields = i == 0 || !rests ? "\"stale\":500,\"node\":\"a\""
+                                 : i == 1         ? NULL
+                                 : i == 2         ? "\"stale\":500,\"node\":\"b\""
+                                                  : "\"stale\":9000,\"node\":\"a\"";
+            if (fields != NULL) {
+                get(&w, 2, k * 50, fields, k > 2 ? 1 : 0);
             }
         }
         get(&w, 3, 3060, "\"stale\":500,\"node\":\"a\"", 0);
