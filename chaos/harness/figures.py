@@ -75,6 +75,29 @@ def spans_of(entries):
     return sorted(spans, key=lambda span: span[2])
 
 
+def clock_doubts(entries, margin_s=5):
+    """[(from ns, to ns)]: when a wall clock was wrong. The checker does not hold keys of these times to
+    the moments at which they expire: walls count while most nodes have just been started
+    (docs/cluster-time.md)."""
+    doubts = []
+    begun = {}
+    for entry in entries:
+        key = (entry["fault"], entry.get("round"))
+        if entry["fault"].startswith("clock-") and entry["e"] == "begin":
+            begun.setdefault(key, entry["t"])
+        elif entry["e"] == "end" and key in begun:
+            doubts.append((begun.pop(key), entry["t"] + margin_s * NS))
+    never_ended = 1 << 62
+    doubts += [(begin, never_ended) for begin in begun.values()]
+    joined = []
+    for begin, end in sorted(doubts):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return joined
+
+
 def unavailability(spans, gaps):
     """{kind: [seconds]}: for each fault the longest gap of a shard that overlaps it, 0 when there is
     none. A fault that meets certain shards only, such as those of a leader, counts these."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from harness import hosts, leftovers, net, schedule, verdict
+from harness import figures, hosts, leftovers, net, schedule, verdict
 from harness.disk import ChaosDisk, DiskError, end_with_parent
 from harness.faults import KINDS
 from harness.watch import FaultLog, Prober, Watch
@@ -442,6 +442,7 @@ class Run:
             [self.history],
             json_path,
             os.path.join(self.directory, "check.log"),
+            figures.clock_doubts(self.faults.entries),
         )
         self.checks = verdict.read_verdicts(json_path)
 
