@@ -222,6 +222,8 @@ static void set_protocol(SSL_CTX *context, const struct tls_settings *settings) 
     ASSERT(set);
     ERR_clear_error();
     SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
+    /* What was read, secrets for example, does not stay in OpenSSL's buffer or in freed memory. */
+    SSL_CTX_set_options(context, SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_verify(context, verify, NULL);
     /* Tickets carry a session's state; nothing is kept here for those who come again. */
