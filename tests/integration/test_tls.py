@@ -210,7 +210,7 @@ class ClientsTest(ClusterTest):
         # A node does not start with them either, and --check-config tells.
         for option in ([], ["--check-config"]):
             status, _, text = run_server("--config", self.node.config_path, *option)
-            self.assertEqual(status, 1)
+            self.assertEqual(status, 78)
             self.assertIn("cannot open", text)
         shutil.copy(key + ".good", key)
         new = self.replace_certificate(days=5)
@@ -341,7 +341,7 @@ class PeersTest(ClusterTest):
         for name, reason in (("node-2", "not this node's"), ("client", "not this node's")):
             self.use_files(third, name)
             status, _, text = run_server("--config", third.config_path, "--check-config")
-            self.assertEqual(status, 1, text)
+            self.assertEqual(status, 78, text)
             self.assertIn(reason, text)
         # An impostor that believes in the certificate: another cluster's, by another authority.
         foreign = os.path.join(cluster.directory, "foreign")
