@@ -10,6 +10,7 @@ import random
 
 from harness import bitrot
 from harness.disk import SURVIVE_DRAWN, SURVIVE_NONE
+from harness.resp import ReplyError
 
 REPLACE_TIMEOUT_S = 120
 
@@ -523,6 +524,68 @@ class Rolling(Fault):
             )
 
 
+class Membership(Fault):
+    """A node joins and leaves again by the procedure of docs/operations.md; perhaps a leader dies while
+    it does."""
+
+    kind = "membership"
+    exclusive = True
+
+    def perform(self):
+        node = self.run.make_newcomer()
+        self.nodes = [node]
+        self._reload()
+        node.start()
+        if self.pick % 2:
+            self._kill_a_leader()
+        self._order("ADD", node)
+        self.run.wait_until(
+            lambda: self.cluster.why_unhealthy() is None,
+            f"{node.name} to vote in all shards",
+            REPLACE_TIMEOUT_S,
+        )
+        self.run.pause(self.random.uniform(0, 2))
+        # A node that is told to leave is healthy when all the others agree that it has gone.
+        self._order("REMOVE", node)
+        self.cluster.nodes.remove(node)
+        self.run.wait_until(
+            lambda: self.cluster.why_unhealthy() is None,
+            f"{node.name} to be gone from all shards",
+            REPLACE_TIMEOUT_S,
+        )
+        node.ask_to_stop()
+        complaint = node.wait_stopped()
+        if complaint:
+            self.run.problem(complaint)
+        self._reload()
+
+    def _reload(self):
+        for node in self.cluster.nodes:
+            node.write_config()
+            node.reload()
+
+    def _kill_a_leader(self):
+        """It comes back at once."""
+        shard = self.pick % self.cluster.n_shards
+        victim = self.cluster.node(self.run.watch.leader_of(shard) or 1)
+        self.details["killed"] = victim.name
+        victim.kill()
+        victim.start()
+
+    def _order(self, order, node):
+        """Refused while a change is under way, or the nodes have not met; carried out once."""
+
+        def is_done():
+            teller = self.random.choice(self.cluster.others(node))
+            try:
+                return teller.call("CLUSTER", order, str(node.number)) == "OK"
+            except ReplyError as error:
+                # What an earlier attempt began, whose answer was lost, counts.
+                return "already a member" in str(error) or "not a member" in str(error)
+
+        self.run.wait_until(is_done, f"CLUSTER {order} {node.number}", REPLACE_TIMEOUT_S)
+
+
 KINDS = {
     fault.kind: fault
     for fault in (
@@ -531,6 +594,6 @@ KINDS = {
         *(ClockStep, ClockSkew),
         *(DiskFull, DiskReadOnly, DiskSlow, DiskFailingSync),
         *(PowerLoss, PowerLossMajority, PowerLossAll),
-        *(Replace, BitRotLog, BitRotDatabase, Rolling),
+        *(Replace, BitRotLog, BitRotDatabase, Rolling, Membership),
     )
 }

@@ -46,6 +46,7 @@ class Node:
         self.paused = False
         self.may_end = None  # why it may end by itself now
         self.incarnations = 0  # data directories that were thrown away
+        self.settings = {}  # of this node alone
         os.makedirs(self.folder, exist_ok=True)
         self.set_clock("+0")
 
@@ -67,7 +68,7 @@ class Node:
     def peer_address(self):
         return f"{self.host}:{self.ports()[1]}"
 
-    def write_config(self, **changes):
+    def write_config(self):
         settings = {
             "cluster": "chaos",
             "node_id": self.number,
@@ -75,11 +76,11 @@ class Node:
             "http_listen": f"{self.host}:{self.ports()[2]}",
             "insecure_listen": "yes",
             **self.cluster.settings,
-            **changes,
+            **self.settings,
         }
         with open(self.config_path, "w", encoding="utf-8") as file:
             file.writelines(f"{key} = {value}\n" for key, value in settings.items())
-            for node in self.cluster.founders:
+            for node in self.cluster.nodes:
                 file.write(f"node = {node.number} {node.host}:{node.ports()[0]} {node.peer_address()}\n")
 
     def log(self):
@@ -168,6 +169,11 @@ class Node:
             self.resume()
             self.process.send_signal(signal.SIGTERM)
 
+    def reload(self):
+        """Reads its node lines again."""
+        if self.is_running():
+            self.process.send_signal(signal.SIGHUP)
+
     def wait_stopped(self, timeout_s=STOP_TIMEOUT_S):
         """What is wrong with how it stopped, or None."""
         if self.process is None:
@@ -221,7 +227,7 @@ class Node:
 
 
 class Cluster:
-    """The nodes of a run. `founders` are those of the configuration's node lines."""
+    """The nodes of a run; those that are members, or are to be."""
 
     def __init__(self, directory, network, n_nodes, binary, settings):
         self.directory = directory
@@ -232,7 +238,6 @@ class Cluster:
         self.clocks = False
         self.base_port = 20000 + os.getpid() % 1000 * 10
         self.nodes = []
-        self.founders = self.nodes
         for number in range(1, n_nodes + 1):
             self.nodes.append(Node(self, number))
 

@@ -60,6 +60,7 @@ class Run:
         self.watch = None
         self.prober = None
         self.workload = None
+        self.newcomer = None
         self.faults = FaultLog(os.path.join(directory, "faults.jsonl"))
         self.active = []  # (fault, time of its end)
         self.problems = []
@@ -189,19 +190,39 @@ class Run:
         )
         self.cluster.clocks = self.root and any("clock" in KINDS[kind].needs for kind in options.kinds)
         if self.root and options.disk == "fuse":
-            self._make_disks()
+            for node in self.cluster.nodes:
+                self._make_disk(node)
         self.cluster.write_configs()
 
-    def _make_disks(self):
-        program = os.path.join(self.options.programs, "chaos-fs")
-        for node in self.cluster.nodes:
-            node.disk = ChaosDisk(
-                program,
-                self.place.path(node.name),
-                self.place.path(f"{node.name}.control"),
-                os.path.join(self.directory, "disks.log"),
-            )
-            node.home = node.disk.mountpoint
+    def _make_disk(self, node):
+        node.disk = ChaosDisk(
+            os.path.join(self.options.programs, "chaos-fs"),
+            self.place.path(node.name),
+            self.place.path(f"{node.name}.control"),
+            os.path.join(self.directory, "disks.log"),
+        )
+        node.home = node.disk.mountpoint
+
+    def make_newcomer(self):
+        """A node on a host of its own, with an empty disk, that is to join. It is the same host each
+        time."""
+        if self.newcomer is None:
+            number = self.options.nodes + 1
+            self.network.add_node(number)
+            self.newcomer = hosts.Node(self.cluster, number)
+            self.newcomer.settings["join"] = "yes"
+            if self.options.disk == "fuse":
+                self._make_disk(self.newcomer)
+            self.watch.add(self.newcomer)
+        else:
+            self.newcomer.lose_disk()
+        self.cluster.nodes.append(self.newcomer)
+        return self.newcomer
+
+    def all_nodes(self):
+        """Also one that is no member now."""
+        nodes = self.cluster.nodes if self.cluster else []
+        return nodes + ([self.newcomer] if self.newcomer and self.newcomer not in nodes else [])
 
     def tear_down(self):
         """Gives everything back, whatever happened before."""
@@ -228,12 +249,12 @@ class Run:
                 watcher.stop()
 
     def _end_nodes(self):
-        for node in self.cluster.nodes if self.cluster else []:
+        for node in self.all_nodes():
             node.kill()
             node.forget_clock_files()
 
     def _end_disks(self):
-        for node in self.cluster.nodes if self.cluster else []:
+        for node in self.all_nodes():
             if node.disk:
                 node.disk.remove()
 
@@ -417,7 +438,7 @@ class Run:
             complaint = node.wait_stopped()
             if complaint and healthy:
                 self.problem(complaint)
-        for text in verdict.log_complaints(self.cluster):
+        for text in verdict.log_complaints(self.all_nodes()):
             self.problem(text)
         if self.problems:
             self._keep_data()

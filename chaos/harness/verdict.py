@@ -15,9 +15,9 @@ QUIET_S = 2.5  # longer than the state machine takes to commit what it applied
 CHECK_TIMEOUT_S = 1800
 
 
-def log_complaints(cluster):
+def log_complaints(nodes):
     found = []
-    for node in cluster.nodes:
+    for node in nodes:
         lines = [line for line in node.log().splitlines() if REPORTS.search(line)]
         if lines:
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""

@@ -51,6 +51,11 @@ class Watch:
         for thread in self.threads:
             thread.start()
 
+    def add(self, node):
+        thread = LeaderWatch(self, node)
+        self.threads.append(thread)
+        thread.start()
+
     def stop(self):
         for thread in self.threads:
             thread.stopping.set()
