@@ -182,12 +182,14 @@ class Run:
         else:
             self.network = net.Loopback()
         settings = {**SETTINGS, "shards": options.shards}
-        for text in options.set:
-            key, value = text.split("=", 1)
-            settings[key.strip()] = value.strip()
+        own = [text for text in options.set if text.startswith("n") and text[1:2].isdigit()]
+        settings.update(text.split("=", 1) for text in options.set if text not in own)
         self.cluster = hosts.Cluster(
             self.directory, self.network, options.nodes, options.binary, settings
         )
+        for text in own:
+            node, setting = text.split(".", 1)
+            self.cluster.node(int(node[1:])).settings.update([setting.split("=", 1)])
         self.cluster.clocks = self.root and any("clock" in KINDS[kind].needs for kind in options.kinds)
         if self.root and options.disk == "fuse":
             for node in self.cluster.nodes:

@@ -96,6 +96,7 @@ class _Probe:
         self.next = 0.0
         self.waiting = 0  # replies
         self.number = 0
+        self.is_greeting = True  # the reply that is waited for is that of AUTH, no write's
         self.pending = b""
 
     def tick(self, now):
@@ -106,20 +107,22 @@ class _Probe:
             if now - self.sent > PROBE_TIMEOUT_S:
                 self._drop(now)
         elif now >= self.next:
-            self._send(resp.encode("SET", f"probe-{self.node.number}", self.number), 1, now)
+            self.is_greeting = False
+            self._send(resp.encode("SET", f"probe-{self.node.number}", self.number), now)
 
     def _connect(self, now):
         self.socket = socket.socket()
         self.socket.setblocking(False)
         self.socket.connect_ex(self.node.address())
         self.pending = b""
-        self.sent, self.waiting = now, 2
+        self.sent, self.waiting = now, 1
+        self.is_greeting = True
         self.prober.selector.register(self.socket, selectors.EVENT_WRITE, self)
 
-    def _send(self, data, replies, now):
+    def _send(self, data, now):
         self.number += 1
         self.next = now + PROBE_S
-        self.sent, self.waiting = now, replies
+        self.sent, self.waiting = now, 1
         try:
             self.socket.send(data)
         except OSError:
@@ -138,7 +141,7 @@ class _Probe:
                 self._drop(now)
                 return
             self.prober.selector.modify(self.socket, selectors.EVENT_READ, self)
-            self._send(self.hello, 1, now)
+            self._send(self.hello, now)
             return
         try:
             data = self.socket.recv(65536)
@@ -151,7 +154,7 @@ class _Probe:
         while b"\r\n" in self.pending and self.waiting:
             line, self.pending = self.pending.split(b"\r\n", 1)
             self.waiting -= 1
-            if line == b"+OK" and self.number > 1:
+            if line == b"+OK" and not self.is_greeting:
                 self.prober.note(self.shard)
 
     def close(self):

@@ -71,6 +71,10 @@ BUGS = {
         "raft/read_index.c",
         "    if (answered <= n_voters / 2) {\n",
         "    if (answered + 1 <= n_voters / 2) {\n"),
+    "reads-unconfirmed": (
+        "a leader answers reads without asking whether it still leads", "raft/read_index.c",
+        "    if (answered <= n_voters / 2) {\n",
+        "    if (answered == 0 && n_voters > 0) {\n"),
     "wiped-node-votes": (
         "a node that lost its disk is let in under its old identity", "node/server_wiring.c",
         "    if (known == incarnation) {\n        return true;\n    }\n",
