@@ -28,4 +28,5 @@ def make_hello(cluster, node_from, node_to, boot=1000):
     name = cluster.encode()
     body = struct.pack("<I", len(name)) + name
     body += struct.pack("<QQQQQ", node_from, 12345, boot, (boot << 32 | 1) & (1 << 64) - 1, node_to)
+    body += struct.pack("<QIHHI", 0, 1, 1, 1, 5) + b"0.1.0"
     return frame(1, body)
