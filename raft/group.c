@@ -696,6 +696,7 @@ void group_link_up(struct group *group, uint64_t now_ms, uint64_t node) {
     if (peer != NULL) {
         /* What was on its way over the old link may be lost: let heartbeats find the gap. */
         group_forget_peer(peer);
+        peer->promised = group_match(group, node);
     }
 }
 

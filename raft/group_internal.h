@@ -39,7 +39,8 @@ struct group_peer {
     uint64_t heard_ms;        /* last answer in this leader's term, 0: none */
     uint64_t told_ms;         /* when an append was last sent */
     uint64_t told_commit;     /* newest committed index that those sent cover */
-    bool disk_low;            /* as the peer last reported */
+    uint64_t promised; /* index up to which it held this leader's log when its link came up */
+    bool disk_low;     /* as the peer last reported */
 };
 
 /* Entries on their way to the disk. */

@@ -144,11 +144,54 @@ static bool receive_append(struct group *group, struct raft_message *message,
     return true;
 }
 
+/* Voters but this one that hold the log up to `index`, the leader among them. */
+static unsigned holders_besides(const struct group *group, uint64_t node, uint64_t index,
+                                unsigned *n_voters) {
+    uint64_t voters[LIMIT_NODES];
+    unsigned n = 0;
+    *n_voters = group_voters(group, voters);
+    for (unsigned i = 0; i < *n_voters; i++) {
+        bool is_self = voters[i] == group->options.self;
+        uint64_t held = is_self ? group_last(group) : group_match(group, voters[i]);
+        n += voters[i] != node && held >= index ? 1 : 0;
+    }
+    return n;
+}
+
+/* Over a new link, a follower's log ends before what it had acknowledged over the old one: a disk
+ * that lied, or damage to the very end of its log, which recovery cannot tell from a torn write.
+ * libraft does not go back behind an acknowledged index, so the follower would wait for ever. A new
+ * leader begins anew with everybody. It must be one that holds these entries: so a majority has to,
+ * without the follower. */
+static bool has_lost_entries(const struct group *group, const struct group_peer *peer,
+                             const struct raft_wire *wire) {
+    if (peer == NULL || group->raft.state != RAFT_LEADER ||
+        wire->term != raft_current_term(&group->raft) || wire->append_result.rejected == 0 ||
+        wire->append_result.last_index >= peer->promised) {
+        return false;
+    }
+    unsigned n_voters;
+    unsigned n = holders_besides(group, peer->id, peer->promised, &n_voters);
+    return n > n_voters / 2;
+}
+
+/* As when somebody answers from a newer term. */
+static void step_down(struct group *group, struct raft_message *message) {
+    message->type = RAFT_APPEND_ENTRIES_RESULT;
+    message->append_entries_result = (struct raft_append_entries_result){
+        .version = APPEND_RESULT_VERSION, .term = raft_current_term(&group->raft) + 1};
+    deliver(group, message);
+}
+
 static void receive_append_result(struct group *group, struct raft_message *message,
                                   const struct raft_wire *wire) {
     struct group_peer *peer = group_peer_of(group, message->server_id);
     if (peer != NULL) {
         peer->disk_low = (wire->sender_flags & RAFT_SENDER_DISK_LOW) != 0;
+    }
+    if (has_lost_entries(group, peer, wire)) {
+        step_down(group, message);
+        return;
     }
     uint64_t match_before = group_match(group, message->server_id);
     bool leads = group->raft.state == RAFT_LEADER;

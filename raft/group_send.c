@@ -251,6 +251,7 @@ void group_forget_sends(struct group *group) {
     for (unsigned i = 0; i < group->n_peers; i++) {
         group_forget_peer(&group->peers[i]);
         group->peers[i].heard_ms = 0;
+        group->peers[i].promised = 0;
     }
 }
 

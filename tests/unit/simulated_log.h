@@ -219,6 +219,17 @@ static void sim_log_restart(struct log *log) {
     log->dead = false;
 }
 
+/* Takes the newest n entries away from a log that nobody has open, durable or not. */
+static inline void sim_log_lose(struct log *log, uint64_t n) {
+    struct sim_image *images[] = {&log->now, &log->durable};
+    for (unsigned i = 0; i < 2; i++) {
+        struct log_group_state *state = &images[i]->state;
+        ASSERT(state->first + n <= state->last + 1);
+        sim_image_drop(images[i], state->last - n + 1, state->last);
+        state->last -= n;
+    }
+}
+
 static void sim_log_free(struct log *log) {
     ASSERT(list_empty(&log->ops) && list_empty(&log->reads));
     sim_image_clear(&log->now);

@@ -447,6 +447,37 @@ static void test_late_rejections_do_no_harm(void **state) {
     cluster_free(cluster);
 }
 
+/* A disk that lied, or damage to the end of its log: a follower comes back without what it had
+ * acknowledged. It gets it again, and nobody is elected who does not have it. */
+static void test_follower_that_lost_what_it_acknowledged(void **state) {
+    (void)state;
+    for (unsigned lost = 1; lost <= 15; lost += 7) {
+        struct cluster *cluster = cluster_new(3, 60 + lost);
+        struct node *leader = cluster_elect(cluster);
+        struct node *follower = cluster_other(cluster, leader, NULL);
+        struct node *third = cluster_other(cluster, leader, follower);
+        cluster_run(cluster, 2 * ELECTION_MS);
+        node_isolate(third, true);
+        assert_true(node_propose(leader, 20));
+        cluster_run(cluster, 200);
+        uint64_t last = group_last(leader->group);
+        assert_int_equal(group_match(leader->group, follower->id), last);
+        node_crash(follower, 0);
+        sim_log_lose(follower->log, lost);
+        node_start(follower);
+        group_link_up(leader->group, cluster->now_ms, follower->id);
+        /* While only the leader has the entries it stays. */
+        cluster_run(cluster, 4 * ELECTION_MS);
+        assert_true(leader->lead_term != 0);
+        assert_int_equal(group_last(follower->group), last - lost);
+        node_isolate(third, false);
+        cluster_run(cluster, 8 * ELECTION_MS);
+        assert_true(group_last(follower->group) >= last);
+        assert_converged(cluster);
+        cluster_free(cluster);
+    }
+}
+
 /* After a vote with permission to disrupt, libraft still names the leader of the term before. */
 static void test_contact_with_an_old_leader_does_not_count(void **state) {
     (void)state;
@@ -1060,6 +1091,7 @@ int main(void) {
         cmocka_unit_test(test_full_queue_of_a_peer),
         cmocka_unit_test(test_commit_does_not_go_back),
         cmocka_unit_test(test_late_rejections_do_no_harm),
+        cmocka_unit_test(test_follower_that_lost_what_it_acknowledged),
         cmocka_unit_test(test_contact_with_an_old_leader_does_not_count),
         cmocka_unit_test(test_isolated_leader_confirms_no_read),
         cmocka_unit_test(test_rounds_of_a_lost_leadership_are_not_confirmed),

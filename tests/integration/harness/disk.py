@@ -6,13 +6,11 @@ import subprocess
 import tempfile
 
 from harness.cluster import ROOT
-from harness.wait import wait_for
 
 # raft/log_format.h draws the format.
 BLOCK = 4096
 RECORD_HEADER = struct.Struct("<IIIBBHQQQ")
 ENTRY = 1
-SEAL = 8
 KNOWN_TYPES = range(1, 9)
 
 
@@ -51,18 +49,12 @@ def records(path):
 
 
 def newest_records(node):
-    """(path, records) of the newest segment of a quiet or stopped node that has any."""
+    """(path, records) of the newest segment of a stopped node that has any."""
     for path in reversed(node.segments()):
         found = records(path)
         if found:
             return path, found
     raise AssertionError(f"{node} has no records in its log")
-
-
-def wait_sealed(node):
-    """Until the log of a node that nobody writes to ends in a seal, 100 ms after the last write. Damage
-    behind it, or to it, takes nothing away that was acknowledged."""
-    wait_for(lambda: newest_records(node)[1][-1].type == SEAL, f"{node} to seal its log")
 
 
 def flip_bit(path, offset):
