@@ -335,7 +335,7 @@ class BindTest(ClusterTest):
                 node.write_config(core_dumps="yes", **addresses)  # so that its user may look at its sockets
                 node.start()
                 node.wait_for_log("event=started")
-                found = _listening(node.process.pid)
+                found = _listening(node.sockets())
                 self.assertEqual(sorted(port for _, port in found), sorted(ports))
                 for address, _ in found:
                     self.assertIn(address, _LOOPBACKS)
@@ -346,10 +346,8 @@ class BindTest(ClusterTest):
 _LOOPBACKS = ("0100007F", "00000000000000000000000001000000")
 
 
-def _listening(pid):
-    """[(address in hex, port)] of a process's listening sockets."""
-    links = (os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*") if os.path.islink(path))
-    sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
+def _listening(sockets):
+    """[(address in hex, port)] of those that listen."""
     found = []
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         with open(path, encoding="ascii") as table:

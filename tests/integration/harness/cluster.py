@@ -252,6 +252,17 @@ class Node:
                     return int(line.split()[1]) / 1024
         raise AssertionError(f"{self} has no VmRSS")
 
+    def sockets(self):
+        """Inodes of its open sockets; its own user may look only with core_dumps = yes."""
+        folder = f"/proc/{self.process.pid}/fd"
+        links = []
+        for name in os.listdir(folder):
+            try:
+                links.append(os.readlink(os.path.join(folder, name)))
+            except FileNotFoundError:
+                pass  # closed meanwhile
+        return {link[8:-1] for link in links if link.startswith("socket:[")}
+
     def segments(self):
         """Paths of the log's segment files, oldest first."""
         folder = os.path.join(self.data, "log")
