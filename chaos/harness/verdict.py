@@ -25,6 +25,10 @@ def log_complaints(nodes):
     return found
 
 
+class NotYet(Exception):
+    pass
+
+
 # --- replicas -------------------------------------------------------------------------------------
 
 
@@ -129,13 +133,16 @@ def wait_quiet(run, cluster, timeout_s):
 
     def quiet():
         nonlocal since, last
-        if cluster.why_behind() is not None:
+        behind = cluster.why_behind()
+        if behind is not None:
             last = None
-            return False
+            raise NotYet(behind)
         now = [(shard["commit"], shard["applied"]) for shard in cluster.nodes[0].shards()]
         if now != last:
             since, last = time.monotonic(), now
-        return time.monotonic() - since > QUIET_S
+        if time.monotonic() - since <= QUIET_S:
+            raise NotYet("entries are still written")
+        return True
 
     return run.wait_until(quiet, "replicas at rest", timeout_s)
 
