@@ -163,6 +163,57 @@ void verb_cluster_transfer(struct call *call) {
     give_order(call, CLUSTER_TRANSFER, node, (unsigned)shard);
 }
 
+/* False: answered with an error. */
+static bool parse_backup(struct call *call, struct backup_request *request) {
+    static const struct {
+        const char *word;
+        unsigned argc;
+    } kinds[] = {[BACKUP_BEGIN] = {"BEGIN", 4},
+                 [BACKUP_STATE] = {"STATE", 4},
+                 [BACKUP_READ] = {"READ", 5},
+                 [BACKUP_END] = {"END", 4}};
+    int64_t number = 0;
+    int64_t offset = 0;
+    unsigned kind = 0;
+    while (kind < 4 && !slice_equal_nocase(call->argv[2], kinds[kind].word)) {
+        kind++;
+    }
+    if (kind == 4 || call->argc != kinds[kind].argc) {
+        call_syntax_error(call);
+        return false;
+    }
+    if (!number_parse_integer(call->argv[3], &number) || number < 0 ||
+        (kind == BACKUP_READ && (!number_parse_integer(call->argv[4], &offset) || offset < 0))) {
+        call_error(call, "ERR", "value is not an integer or out of range");
+        return false;
+    }
+    request->kind = kind;
+    request->shard = number < LIMIT_SHARDS ? (unsigned)number : LIMIT_SHARDS;
+    request->ticket = (uint64_t)number;
+    request->offset = (uint64_t)offset;
+    return true;
+}
+
+void verb_cluster_backup(struct call *call) {
+    const struct session_port *port = &call->session->host->port;
+    struct backup_request request;
+    struct error error = {0};
+    if (!parse_backup(call, &request)) {
+        return;
+    }
+    struct buffer reply = {0};
+    enum error_code code =
+        port->backup == NULL
+            ? error_set(&error, ERROR_GENERIC, "there is no cluster here")
+            : port->backup(port->data, &request, &reply, call_version(call), &error);
+    if (code != ERROR_NONE) {
+        call_error(call, error_prefix(code), "%s", error.message);
+    } else {
+        buffer_append_slice(call_reply(call), buffer_slice(&reply));
+    }
+    buffer_free(&reply);
+}
+
 void verb_cluster_members(struct call *call) {
     const struct session_port *port = &call->session->host->port;
     if (port->write_members == NULL) {

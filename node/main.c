@@ -13,6 +13,7 @@
 #include "node/credentials.h"
 #include "node/descriptors.h"
 #include "node/logging.h"
+#include "node/offline.h"
 #include "node/server.h"
 #include "node/tls_files.h"
 
@@ -24,27 +25,38 @@ struct arguments {
     const char *overrides[MAX_OVERRIDES];
     unsigned n_overrides;
     bool check_only;
+    const char *tool; /* restore, recover, verify; NULL: run the node */
+    const char *tool_dir;
+    bool accepts_data_loss;
 };
 
 static void print_usage(FILE *to) {
-    fputs("Usage: invoke-kvd --config FILE [--set KEY=VALUE]...\n"
-          "       invoke-kvd --single DIR [--set KEY=VALUE]...\n"
-          "\n"
-          "One node of an invoke-kv cluster, or a cluster of one. Clients speak RESP: try\n"
-          "  redis-cli -p 7101 set greeting hello\n"
-          "\n"
-          "  --config FILE     read the configuration: `key = value` lines, # comments\n"
-          "  --single DIR      one node with its data in DIR, clients on 127.0.0.1:7101\n"
-          "  --set KEY=VALUE   override one key; may be repeated\n"
-          "  --check-config    check the configuration, say what is wrong, and end\n"
-          "  --help-config     list every key with its range, default and purpose\n"
-          "  --version         print the version\n"
-          "  --help            print this\n"
-          "\n"
-          "SIGHUP reads the TLS certificates and the `node` lines again.\n"
-          "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
-          "Exit status: 0 stopped, 1 could not start, 64 wrong usage, 78 wrong configuration.\n",
-          to);
+    fputs(
+        "Usage: invoke-kvd --config FILE [--set KEY=VALUE]...\n"
+        "       invoke-kvd --single DIR [--set KEY=VALUE]...\n"
+        "       invoke-kvd restore BACKUP --config FILE\n"
+        "       invoke-kvd recover --config FILE --i-accept-data-loss\n"
+        "       invoke-kvd verify DIR\n"
+        "\n"
+        "One node of an invoke-kv cluster, or a cluster of one. Clients speak RESP: try\n"
+        "  redis-cli -p 7101 set greeting hello\n"
+        "\n"
+        "  --config FILE     read the configuration: `key = value` lines, # comments\n"
+        "  --single DIR      one node with its data in DIR, clients on 127.0.0.1:7101\n"
+        "  --set KEY=VALUE   override one key; may be repeated\n"
+        "  --check-config    check the configuration, say what is wrong, and end\n"
+        "  --help-config     list every key with its range, default and purpose\n"
+        "  restore BACKUP    make this node's data directory from a backup (invoke-kv backup)\n"
+        "  recover           make a cluster of this node alone, when the others are lost for good\n"
+        "  verify DIR        check the data directory of a node that does not run\n"
+        "  --version         print the version\n"
+        "  --help            print this\n"
+        "\n"
+        "SIGHUP reads the TLS certificates and the `node` lines again.\n"
+        "SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.\n"
+        "Exit status: 0 stopped or done, 1 could not start or not done, 2 verify found damage,\n"
+        "64 wrong usage, 78 wrong configuration.\n",
+        to);
 }
 
 static void print_config_help(void) {
@@ -54,6 +66,46 @@ static void print_config_help(void) {
     buffer_free(&text);
 }
 
+/* What the tools take. Returns -1 to go on, or the exit status. */
+static int check_tool(int n_words, char **words, struct arguments *given) {
+    bool verifies = strcmp(given->tool, "verify") == 0;
+    bool restores = strcmp(given->tool, "restore") == 0;
+    bool has_words = n_words == (verifies || restores ? 1 : 0);
+    bool has_config = (given->config_path != NULL) != verifies;
+    given->tool_dir = n_words > 0 ? words[0] : NULL;
+    if (!has_words || !has_config || given->single_dir != NULL) {
+        fprintf(stderr, "invoke-kvd: wrong words for %s\nTry 'invoke-kvd --help'.\n", given->tool);
+        return EXIT_USAGE;
+    }
+    if (!verifies && !restores && !given->accepts_data_loss) {
+        fputs("invoke-kvd: recover drops whatever only the lost nodes had, and they must never "
+              "come back: give --i-accept-data-loss when that is so\n",
+              stderr);
+        return EXIT_USAGE;
+    }
+    return -1;
+}
+
+/* Takes the tool's name out of the words. */
+static void find_tool(int *argc, char ***argv, struct arguments *given) {
+    static const char *const tools[] = {"restore", "recover", "verify"};
+    for (unsigned i = 0; i < 3 && *argc > 1 && given->tool == NULL; i++) {
+        if (strcmp((*argv)[1], tools[i]) == 0) {
+            given->tool = tools[i];
+            (*argv)[1] = (*argv)[0];
+            --*argc;
+            ++*argv;
+        }
+    }
+}
+
+static int run_tool(const struct arguments *given, const struct config *config) {
+    if (strcmp(given->tool, "restore") == 0) {
+        return offline_restore(given->tool_dir, config);
+    }
+    return offline_recover(config);
+}
+
 /* Returns -1 to go on, or the exit status. */
 static int parse_arguments(int argc, char **argv, struct arguments *given) {
     enum {
@@ -61,18 +113,21 @@ static int parse_arguments(int argc, char **argv, struct arguments *given) {
         OPT_SINGLE,
         OPT_SET,
         OPT_CHECK,
+        OPT_DATA_LOSS,
         OPT_HELP_CONFIG,
         OPT_VERSION,
         OPT_HELP
     };
-    static const struct option options[] = {{"config", required_argument, NULL, OPT_CONFIG},
-                                            {"single", required_argument, NULL, OPT_SINGLE},
-                                            {"set", required_argument, NULL, OPT_SET},
-                                            {"check-config", no_argument, NULL, OPT_CHECK},
-                                            {"help-config", no_argument, NULL, OPT_HELP_CONFIG},
-                                            {"version", no_argument, NULL, OPT_VERSION},
-                                            {"help", no_argument, NULL, OPT_HELP},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"config", required_argument, NULL, OPT_CONFIG},
+        {"single", required_argument, NULL, OPT_SINGLE},
+        {"set", required_argument, NULL, OPT_SET},
+        {"check-config", no_argument, NULL, OPT_CHECK},
+        {"i-accept-data-loss", no_argument, NULL, OPT_DATA_LOSS},
+        {"help-config", no_argument, NULL, OPT_HELP_CONFIG},
+        {"version", no_argument, NULL, OPT_VERSION},
+        {"help", no_argument, NULL, OPT_HELP},
+        {NULL, 0, NULL, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
         switch (option) {
@@ -88,6 +143,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *given) {
                 return EXIT_USAGE;
             }
             given->overrides[given->n_overrides++] = optarg;
+            break;
+        case OPT_DATA_LOSS:
+            given->accepts_data_loss = true;
             break;
         case OPT_CHECK:
             given->check_only = true;
@@ -106,6 +164,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *given) {
             fputs("Try 'invoke-kvd --help'.\n", stderr);
             return EXIT_USAGE;
         }
+    }
+    if (given->tool != NULL) {
+        return check_tool(argc - optind, argv + optind, given);
     }
     bool one_source = (given->config_path != NULL) != (given->single_dir != NULL);
     if (!one_source || optind != argc) {
@@ -219,10 +280,17 @@ static int run(struct config *config) {
 int main(int argc, char **argv) {
     struct config *config = mem_zalloc(1, sizeof *config);
     struct error error = {0};
+    find_tool(&argc, &argv, &arguments);
     int status = parse_arguments(argc, argv, &arguments);
+    if (status < 0 && arguments.tool != NULL && strcmp(arguments.tool, "verify") == 0) {
+        status = offline_verify(arguments.tool_dir);
+    }
     if (status < 0 && load_config(&arguments, config, &error) != ERROR_NONE) {
         fprintf(stderr, "invoke-kvd: %s\n", error.message);
         status = EXIT_CONFIG;
+    }
+    if (status < 0 && arguments.tool != NULL) {
+        status = run_tool(&arguments, config);
     }
     if (status < 0 && arguments.check_only) {
         puts("the configuration is good");

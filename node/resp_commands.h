@@ -161,6 +161,7 @@ void verb_cluster_remove(struct call *call);
 void verb_cluster_rebalance(struct call *call);
 void verb_cluster_transfer(struct call *call);
 void verb_cluster_members(struct call *call);
+void verb_cluster_backup(struct call *call);
 void verb_cluster_shards(struct call *call);
 void verb_cluster_slots(struct call *call);
 void verb_cluster_topology(struct call *call);

@@ -80,11 +80,19 @@ static enum error_code open_log(struct server *server, struct error *error) {
                               : identity_boot(server->config->data_dir, &server->identity, error);
 }
 
+/* What a backup left behind when the process ended. */
+static void remove_copy(const char *db_path) {
+    char path[CONFIG_PATH_SIZE + 48];
+    snprintf(path, sizeof path, "%s.backup", db_path);
+    (void)unlink(path);
+}
+
 static enum error_code open_machines(struct server *server, struct error *error) {
     for (unsigned i = 0; i < server->config->shards; i++) {
         char name[32];
         snprintf(name, sizeof name, "shard-%u.db", i);
         server->db_paths[i] = path_in(server, name);
+        remove_copy(server->db_paths[i]);
         server->machine_options[i] = (struct machine_options){
             .path = server->db_paths[i],
             .cluster = server->config->cluster,
@@ -240,6 +248,7 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .random = draw_random,
                                 .find_leader = server_find_leader,
                                 .order = carry_out_order,
+                                .backup = server_backup,
                                 .write_members = server_write_members,
                                 .feed = server->feed,
                                 .now_us = now_us,
@@ -364,6 +373,7 @@ static void listener_closed(void *data) {
     struct server *server = data;
     server->listener = NULL;
     server->closing = true;
+    server_end_backup(server);
     http_close(server->http);
     server->http = NULL;
     snapshot_streams_close(server->streams, streams_closed, server);

@@ -142,6 +142,7 @@ void server_on_tick(struct server *server) {
         if (server->started) {
             balance(server, now_ms);
             server_tend_members(server, now_ms);
+            server_tend_backup(server, now_ms);
             free_segments(server);
         }
         server_publish(server, now_ms);

@@ -146,6 +146,7 @@ struct server {
     char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
 
     struct server_orders orders;
+    struct backup *backup;                /* NULL: none is under way */
     struct server_peer seen[LIMIT_NODES]; /* what other nodes said of themselves */
     unsigned n_seen;
 
@@ -205,6 +206,8 @@ void server_receive_order(struct server *server, uint64_t from, const struct pee
 void server_tend_orders(struct server *server, uint64_t now_ms);
 
 /* server_join.c: how a node becomes part of a cluster */
+/* All nodes of the configuration as voters, in the order of their ids. */
+struct payload *server_initial_config(const struct config *config);
 enum error_code server_start_or_join(struct server *server, struct error *error);
 /* See peers_callbacks.check_peer. */
 bool server_check_peer(void *data, uint64_t node, const struct peer_identity *identity,
@@ -215,6 +218,13 @@ const struct server_peer *server_seen(const struct server *server, uint64_t node
 void server_take_nodes(struct server *server, const struct config *fresh);
 /* Addresses of all other nodes; returns their number. */
 unsigned server_peer_addresses(const struct config *config, struct peer_address *addresses);
+
+/* server_backup.c */
+enum error_code server_backup(void *data, const struct backup_request *request, struct buffer *out,
+                              int version, struct error *error);
+void server_tend_backup(struct server *server, uint64_t now_ms);
+/* The node stops. */
+void server_end_backup(struct server *server);
 
 /* server_describe.c */
 void server_describe(void *data, struct server_info *info);

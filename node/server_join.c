@@ -183,8 +183,7 @@ static void order_nodes(const struct config *config, unsigned order[LIMIT_NODES]
 }
 
 /* The entry must be the same on every node, whatever the order in its file. */
-static struct payload *initial_config(const struct server *server) {
-    const struct config *config = server->config;
+struct payload *server_initial_config(const struct config *config) {
     struct group_server servers[LIMIT_NODES];
     char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
     unsigned order[LIMIT_NODES];
@@ -239,7 +238,7 @@ static unsigned count_blank(const struct server *server) {
 
 static void write_bootstrap(struct server *server) {
     server->bootstrapping = true;
-    server->bootstrap_config = initial_config(server);
+    server->bootstrap_config = server_initial_config(server->config);
     server->bootstrap.done = bootstrapped;
     server->bootstrap.data = server;
     unsigned left = count_blank(server);
@@ -326,7 +325,9 @@ void server_try_start(struct server *server) {
 }
 
 static enum error_code check_joined(const struct server *server, struct error *error) {
-    for (unsigned i = 0; i < server->config->shards; i++) {
+    /* A newcomer may have applied what its log did not hold yet; it never voted on that. */
+    bool newcomer = server->identity.cluster_id != 0 && !server->identity.founder;
+    for (unsigned i = 0; i < server->config->shards && !newcomer; i++) {
         if (group_is_blank(server->groups[i]) &&
             workers_initial_state(server->workers, i).applied_index > 0) {
             return error_set(error, ERROR_CORRUPT,

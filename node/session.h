@@ -73,6 +73,14 @@ enum cluster_order {
     CLUSTER_REBALANCE = 5
 };
 
+/* CLUSTER BACKUP. */
+struct backup_request {
+    enum { BACKUP_BEGIN, BACKUP_STATE, BACKUP_READ, BACKUP_END } kind;
+    unsigned shard;  /* BEGIN */
+    uint64_t ticket; /* what BEGIN answered */
+    uint64_t offset; /* READ */
+};
+
 struct session_limits {
     unsigned n_shards;
     uint64_t max_value;    /* bytes */
@@ -119,6 +127,9 @@ struct session_port {
      * refusal the error tells why. */
     enum error_code (*order)(void *data, enum cluster_order order, uint64_t node, unsigned shard,
                              struct error *error);
+    /* CLUSTER BACKUP: appends the RESP value, or refuses; may be NULL. */
+    enum error_code (*backup)(void *data, const struct backup_request *request, struct buffer *out,
+                              int version, struct error *error);
     /* CLUSTER MEMBERS: appends the RESP value; may be NULL. */
     void (*write_members)(void *data, struct buffer *out, int version);
     /* The change feed; NULL: there is none. Must outlive the sessions. */

@@ -618,6 +618,41 @@ void shard_on_snapshot_needed(struct shard *shard, uint64_t to) {
                                job_new(JOB_HOLD, shard->options.number, hold_done, hold));
 }
 
+struct backup_hold {
+    struct shard *shard;
+    void (*held)(void *data, const struct job *job);
+    void *data;
+};
+
+static void backup_hold_done(struct job *job) {
+    struct backup_hold hold = *(struct backup_hold *)job->data;
+    mem_free(job->data);
+    take_state(hold.shard, job);
+    if (job->code != ERROR_NONE) {
+        hold.shard->holds--;
+    }
+    hold.held(hold.data, job);
+    job_free(job);
+}
+
+bool shard_hold_backup(struct shard *shard, void (*held)(void *data, const struct job *job),
+                       void *data) {
+    if (shard->stopped || shard->holds > 0 || shard->checkpointing || shard->receiving_job ||
+        shard->state.config_index == 0) {
+        return false;
+    }
+    struct backup_hold *hold = mem_alloc(sizeof *hold);
+    *hold = (struct backup_hold){.shard = shard, .held = held, .data = data};
+    shard->holds++;
+    shard->options.port.submit(shard->options.port.data,
+                               job_new(JOB_HOLD, shard->options.number, backup_hold_done, hold));
+    return true;
+}
+
+void shard_release_backup(struct shard *shard) {
+    release(shard);
+}
+
 void shard_on_snapshot_sent(struct shard *shard, uint64_t to, enum error_code code) {
     struct shard_port *port = &shard->options.port;
     shard->retain_until_ms = code == ERROR_NONE ? now_of(shard) + RETAIN_MS : 0;

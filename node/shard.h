@@ -149,6 +149,12 @@ void shard_observe(struct shard *shard, const struct job *job);
 /* Asks for a checkpoint soon, because the log is pinned by this shard. */
 void shard_want_checkpoint(struct shard *shard);
 
+/* Holds the database as a snapshot: `held` is told how that went, and when job->code is ERROR_NONE,
+ * shard_release_backup() must follow. False: not now. */
+bool shard_hold_backup(struct shard *shard, void (*held)(void *data, const struct job *job),
+                       void *data);
+void shard_release_backup(struct shard *shard);
+
 /* Snapshot streams. */
 bool shard_accepts_snapshot(const struct shard *shard, const struct snapshot_info *info);
 void shard_on_snapshot_received(struct shard *shard, uint64_t from,

@@ -6,6 +6,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "raft/group_internal.h"
+#include "raft/rescue.h"
 
 /* --- configurations --------------------------------------------------------------------------- */
 
@@ -436,23 +437,6 @@ bool group_log_fits(const struct log *log, unsigned number, uint64_t applied_ind
     return applied_index == 0 || (state.first == applied_index + 1 && state.base_term == 0);
 }
 
-/* Where the state machine is ahead of the log, or the log contradicts what was applied (and thus
- * committed), the snapshot that the state machine is replaces the log. */
-static void reconcile_log(struct group *group, uint64_t applied_index, uint64_t applied_term) {
-    struct log *log = group->options.log;
-    unsigned number = group->options.number;
-    if (applied_index == 0) {
-        return;
-    }
-    struct log_group_state state = log_state(log, number);
-    if (state.term < applied_term) {
-        log_set_vote(log, number, applied_term, 0, NULL);
-    }
-    if (!group_log_fits(log, number, applied_index, applied_term)) {
-        log_reset(log, number, applied_index, applied_term, NULL);
-    }
-}
-
 /* What libraft takes for granted about a log. */
 static enum error_code check_entry(const struct group *group, const struct log_group_state *state,
                                    uint64_t index, uint64_t term, enum log_entry_kind kind,
@@ -568,7 +552,7 @@ enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t appli
                          group->options.number, (unsigned long long)applied_index,
                          (unsigned long long)state.first);
     }
-    reconcile_log(group, applied_index, applied_term);
+    rescue_reconcile(group->options.log, group->options.number, applied_index, applied_term);
     state = log_state(group->options.log, group->options.number);
     struct raft_event event = {.type = RAFT_START};
     if (applied_index > 0) {

@@ -5,8 +5,8 @@
 #include <stdio.h>
 
 #include "base/assert.h"
+#include "base/json.h"
 #include "base/mem.h"
-#include "client/cli/json.h"
 
 /* Milliseconds, versions, amounts: more is a mistake, and would not fit into ns. */
 #define ARGUMENT_MAX INT64_C(1000000000000)

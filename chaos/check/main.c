@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/json.h"
 #include "base/number.h"
 #include "chaos/check/report.h"
-#include "client/cli/json.h"
 
 static const char usage[] =
     "Usage: chaos-check [OPTION]... FILE...\n"

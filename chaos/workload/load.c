@@ -5,8 +5,8 @@
 #include <time.h>
 
 #include "base/assert.h"
+#include "base/json.h"
 #include "base/mem.h"
-#include "client/cli/json.h"
 
 /* --- operations ------------------------------------------------------------------------------- */
 

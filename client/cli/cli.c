@@ -9,9 +9,9 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "base/number.h"
-#include "client/cli/json.h"
 
 enum { FLUSH_SIZE = 64 * 1024 };
 

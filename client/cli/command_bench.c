@@ -7,11 +7,11 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "base/prng.h"
 #include "client/cli/commands.h"
 #include "client/cli/histogram.h"
-#include "client/cli/json.h"
 #include "client/cli/progress.h"
 #include "client/cli/units.h"
 

@@ -6,9 +6,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "client/cli/commands.h"
-#include "client/cli/json.h"
 #include "client/cli/node_info.h"
 #include "client/cli/units.h"
 

@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/limits.h"
 #include "base/mem.h"
-#include "client/cli/json.h"
 #include "client/cli/keys.h"
 #include "client/cli/read_file.h"
 #include "client/cli/units.h"

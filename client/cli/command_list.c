@@ -1,5 +1,5 @@
 /* list. */
-#include "client/cli/json.h"
+#include "base/json.h"
 #include "client/cli/keys.h"
 #include "client/cli/units.h"
 #include "client/cli/walk.h"

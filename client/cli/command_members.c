@@ -4,8 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/json.h"
 #include "client/cli/commands.h"
-#include "client/cli/json.h"
 #include "client/cli/members.h"
 #include "client/cli/units.h"
 
@@ -117,34 +117,41 @@ static bool is_passing(int error, const ikv_reply *reply) {
            strstr(said, "is not connected: start it") != NULL;
 }
 
-/* Gives an order to a node other than `id`, as often as it takes. */
+/* The address of a node of the cluster other than `id`; NULL: none answers now. */
+static const char *choose_other(const struct members *members, uint64_t id) {
+    for (unsigned i = 0; i < members->n_nodes; i++) {
+        const struct members_node *node = &members->nodes[i];
+        bool started = node->map != NULL && cli_field_number(node->map, "started") != 0;
+        if (started && node->id != id) {
+            return node->address;
+        }
+    }
+    return NULL;
+}
+
+/* Gives an order to a node other than `id`. What passes by itself is no failure before the
+ * deadline: *given tells whether the order was taken. */
 static int give(struct cli *cli, const struct members *members, const char *order, uint64_t id,
-                int64_t deadline_ms) {
+                int64_t deadline_ms, bool *given) {
     char text[24];
     snprintf(text, sizeof text, "%" PRIu64, id);
     ikv_bytes words[] = {ikv_text("CLUSTER"), ikv_text(order), ikv_text(text)};
-    const char *address = NULL;
-    for (unsigned i = 0; i < members->n_nodes && address == NULL; i++) {
-        const struct members_node *node = &members->nodes[i];
-        bool started = node->map != NULL && cli_field_number(node->map, "started") != 0;
-        address =
-            started && node->id != id && members_leader(members, 0) != NULL ? node->address : NULL;
-    }
+    const char *address = choose_other(members, id);
+    bool over = now_ms() >= deadline_ms;
+    *given = false;
     if (address == NULL) {
-        return cli_fail(cli, EXIT_UNREACHABLE, "no other node of the cluster answers");
+        bool alone = members->n_nodes == 1;
+        return alone || over
+                   ? cli_fail(cli, EXIT_UNREACHABLE, "no other node of the cluster answers")
+                   : EXIT_OK;
     }
-    for (;;) {
-        ikv_reply *reply = NULL;
-        int error = ikv_node_command(cli->client, address, 3, words, 0, &reply);
-        if (error != IKV_OK && is_passing(error, reply) && now_ms() < deadline_ms) {
-            ikv_reply_free(reply);
-            pause_ms(LOOK_MS);
-            continue;
-        }
-        int code = error == IKV_OK ? EXIT_OK : cli_fail_reply(cli, error, reply, NULL);
-        ikv_reply_free(reply);
-        return code;
-    }
+    ikv_reply *reply = NULL;
+    int error = ikv_node_command(cli->client, address, 3, words, 0, &reply);
+    bool passes = error != IKV_OK && is_passing(error, reply) && !over;
+    int code = error == IKV_OK || passes ? EXIT_OK : cli_fail_reply(cli, error, reply, NULL);
+    *given = error == IKV_OK;
+    ikv_reply_free(reply);
+    return code;
 }
 
 struct goal {
@@ -188,11 +195,13 @@ static int follow(struct cli *cli, const struct goal *goal, uint64_t id, int64_t
         int code = members_ask(cli, &members);
         if (code == EXIT_OK &&
             (given_ms == 0 || (!goal->or_less && now_ms() >= given_ms + ASK_AGAIN_MS))) {
-            code = give(cli, &members, goal->order, id, deadline_ms);
-            given_ms = now_ms();
+            bool given;
+            code = give(cli, &members, goal->order, id, deadline_ms, &given);
+            given_ms = given ? now_ms() : given_ms;
         }
         unsigned n_shards = members.n_shards;
-        unsigned done = code == EXIT_OK ? count_done(&members, goal, id) : 0;
+        bool counts = code == EXIT_OK && given_ms != 0;
+        unsigned done = counts ? count_done(&members, goal, id) : 0;
         members_free(&members);
         if (code != EXIT_OK) {
             return code;

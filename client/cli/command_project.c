@@ -4,8 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/json.h"
 #include "client/cli/commands.h"
-#include "client/cli/json.h"
 #include "client/cli/units.h"
 
 enum { WORDS_MAX = 10, NUMBER_SIZE = 24 };

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "base/assert.h"
-#include "client/cli/json.h"
+#include "base/json.h"
 #include "client/cli/keys.h"
 #include "client/cli/units.h"
 

@@ -193,6 +193,22 @@ const struct command command_table[] = {
       {"yes", 'y', NULL, NULL, "replace without asking"},
       {"progress", 0, "WHEN", "auto always never",
        "auto (default): a bar on a terminal, lines otherwise; always: a bar; never"}}},
+    {"backup",
+     "DIR",
+     "back up all shards, while the cluster goes on",
+     "Makes DIR, which must not hold a backup yet: a SQLite file for each shard, as it was at one "
+     "entry of its log, and backup.json, which is written last and has their checksums. A shard is "
+     "fetched from a node that does not lead it, if there is one that has caught up; when that "
+     "fails, from another. invoke-kvd restore makes a new cluster from it.\n\n"
+     "--verify checks a backup that is there, without a cluster.",
+     1,
+     1,
+     run_backup,
+     false,
+     "@file",
+     {{"verify", 0, NULL, NULL, "check sizes and checksums of a backup that is there"},
+      {"progress", 0, "WHEN", "auto always never",
+       "auto (default): a bar on a terminal, lines otherwise; always: a bar; never"}}},
     {"project create",
      "NAME",
      "make a project",

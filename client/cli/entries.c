@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "client/cli/json.h"
+#include "base/json.h"
 #include "client/cli/units.h"
 
 enum { PIECE = 64 * 1024, LABEL_BYTES = 48 };

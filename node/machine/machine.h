@@ -158,6 +158,13 @@ enum error_code machine_verify(const struct machine_options *options, bool recou
 enum error_code machine_replace(const struct machine_options *options, const char *staged,
                                 struct error *error);
 
+/* Makes the closed database at `options->path` the beginning of a new cluster: the name becomes
+ * `options->cluster`, the Raft configuration `config`, as of its last entry. Durable on success. */
+enum error_code machine_adopt(const struct machine_options *options, struct slice config,
+                              struct error *error);
+/* Everything there is to check: SQLite's own check of all pages, and machine_recount(). */
+enum error_code machine_check(struct machine *machine, struct error *error);
+
 /* Deletes up to `max_rows` rows of cleared epochs. Local housekeeping: changes nothing that a
  * replica could see. *more says whether work is left. */
 enum error_code machine_reclaim(struct machine *machine, unsigned max_rows, bool *more,

@@ -2,8 +2,8 @@
  * the same however the file comes in pieces; and what was read can be written and read again. */
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "client/cli/entries.h"
-#include "client/cli/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

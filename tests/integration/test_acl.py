@@ -18,7 +18,7 @@ EXAMPLES = {
     "client getname": (), "client help": (), "client id": (), "client info": (), "client list": (),
     "client no-evict": ("ON",), "client setinfo": ("LIB-NAME", "x"), "client setname": ("x",),
     "cluster help": (), "cluster info": (), "cluster keyslot": ("k",), "cluster myid": (),
-    "cluster nodes": (), "cluster redirect": ("OFF",), "cluster replace": ("99",), "cluster add": ("99",), "cluster members": (),
+    "cluster nodes": (), "cluster redirect": ("OFF",), "cluster replace": ("99",), "cluster add": ("99",), "cluster backup": ("STATE", "1"), "cluster members": (),
     "cluster rebalance": (), "cluster remove": ("99",), "cluster transfer": ("63",), "cluster shards": (),
     "cluster slots": (), "cluster topology": (),
     "command": (), "command count": (), "command docs": ("get",), "command help": (),
@@ -47,7 +47,7 @@ EXAMPLES = {
 
 # Commands that may be given and then answer with an error of their own.
 OWN_ERRORS = {
-    "cluster replace": "no node", "cluster add": "no node", "cluster remove": "no node",
+    "cluster replace": "no node", "cluster add": "no node", "cluster backup": "not under way", "cluster remove": "no node",
     "cluster transfer": "no shard", "config set": "settings cannot be changed", "discard": "without MULTI",
     "exec": "without MULTI", "object freq": "LFU", "unwatchkeys": "",
 }  # fmt: skip

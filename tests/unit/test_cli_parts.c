@@ -8,10 +8,10 @@
 
 #include <cmocka.h>
 
+#include "base/json.h"
 #include "client/cli/commands.h"
 #include "client/cli/entries.h"
 #include "client/cli/histogram.h"
-#include "client/cli/json.h"
 #include "client/cli/node_info.h"
 #include "client/cli/progress.h"
 #include "client/cli/settings.h"

@@ -428,10 +428,10 @@ static void test_every_verb_has_its_roles(void **state) {
 static void test_who_may_give_what(void **state) {
     (void)state;
     static const char *const of_admins[] = {
-        "client|list",      "cluster|add",     "cluster|members",  "cluster|rebalance",
-        "cluster|remove",   "cluster|replace", "cluster|transfer", "config|get",
-        "config|resetstat", "config|set",      "project|delete",   "project|set-quota",
-        "project|token",
+        "client|list",       "cluster|backup",   "cluster|add",     "cluster|members",
+        "cluster|rebalance", "cluster|remove",   "cluster|replace", "cluster|transfer",
+        "config|get",        "config|resetstat", "config|set",      "project|delete",
+        "project|set-quota", "project|token",
     };
     static const char *const of_services[] = {"project|create", "project|list"};
     static const char *const of_anybody[] = {"auth", "hello", "quit", "reset"};
@@ -440,7 +440,7 @@ static void test_who_may_give_what(void **state) {
         const char *const *names;
         unsigned n;
     } lists[] = {
-        {VERB_ADMIN, of_admins, 13}, {VERB_SERVICE, of_services, 2}, {VERB_NO_AUTH, of_anybody, 4}};
+        {VERB_ADMIN, of_admins, 14}, {VERB_SERVICE, of_services, 2}, {VERB_NO_AUTH, of_anybody, 4}};
     unsigned count;
     const struct verb *verbs = verb_table(&count);
     for (unsigned l = 0; l < 3; l++) {

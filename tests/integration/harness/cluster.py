@@ -317,11 +317,14 @@ class Cluster:
         """Running nodes read their files again."""
         for node in self.running():
             seen = node.log().count("nodes read again")
-            node.process.send_signal(signal.SIGHUP)
-            wait_for(
-                lambda node=node, seen=seen: node.log().count("nodes read again") > seen,
-                f"{node} to read its file again",
-            )
+
+            def reads_again(node=node, seen=seen):
+                # A node that is still starting ignores the signal.
+                node.process.send_signal(signal.SIGHUP)
+                time.sleep(0.05)
+                return node.log().count("nodes read again") > seen
+
+            wait_for(reads_again, f"{node} to read its file again")
 
     def require_authentication(self):
         """Before start(): auth = required, with a secret of this cluster for administrators."""

@@ -1,9 +1,9 @@
-/* JSON (RFC 8259) as export and import need it: values are found and checked but never turned into
- * numbers or trees, so that what is stored is, byte for byte, what stood in the file. Pure; no
- * recursion. Numbers of any length stay as they are, which no library that reads into doubles
- * could promise. */
-#ifndef CLIENT_CLI_JSON_H
-#define CLIENT_CLI_JSON_H
+/* JSON (RFC 8259) as export, import and backups need it: values are found and checked but never
+ * turned into numbers or trees, so that what is stored is, byte for byte, what stood in the file.
+ * Pure; no recursion. Numbers of any length stay as they are, which no library that reads into
+ * doubles could promise. */
+#ifndef BASE_JSON_H
+#define BASE_JSON_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "client/cli/json.h"
+#include "base/json.h"
 
 #include <inttypes.h>
 #include <stdio.h>
