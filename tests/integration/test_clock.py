@@ -12,7 +12,7 @@ from harness.wait import wait_for
 from harness.walls import HOUR_S, Walls, probe_step
 
 EARLY_S = 0.2  # no key goes earlier than this
-LATE_P99_MS = 1000  # goal: 200; a busy machine may take longer without being wrong
+LATE_P99_MS = 3000  # goal: 200, printed; a busy machine may take longer without being wrong
 SHARDS = 2
 LASTING_S = 1000  # less than a step of a wall clock
 
