@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/number.h"
 #include "chaos/workload/load.h"
+#include "chaos/workload/once.h"
 
 struct target {
     uint32_t project;
@@ -141,6 +142,7 @@ static void get_counter(struct client *client, const struct target *target) {
 
 static void step_counter(struct client *client) {
     struct target target = target_of(client->group, arena_take(client));
+    struct once *sessions = client->own;
     if (client_below(client, 10) < 2) {
         get_counter(client, &target);
         return;
@@ -148,9 +150,24 @@ static void step_counter(struct client *client) {
     struct words words = words_make(2, (const char *const[]){"INCR", target.key});
     begin_op(client, "add", &target);
     op_integer(client, "v", 1);
-    carry_out(client, &target, &words, true);
+    if (link_is_library(client->link) || client_below(client, 2) == 0) {
+        carry_out(client, &target, &words, true);
+    } else {
+        op_invoke(client);
+        once_command(client, &sessions[target.project], target.project_name, &words);
+        op_end(client);
+    }
     end_with_number(client);
     op_done(client);
+}
+
+static void begin_counter(struct client *client) {
+    begin_keys(client);
+    client->own = mem_zalloc(PROJECTS_OF_WORKLOAD, sizeof(struct once));
+}
+
+static void end_counter(struct client *client) {
+    mem_free(client->own);
 }
 
 static void finish_counter(struct client *client) {
@@ -163,9 +180,10 @@ const struct workload_kind workload_counter = {
     .least = 2,
     .pace = 1,
     .slots = 16,
-    .begin = begin_keys,
+    .begin = begin_counter,
     .step = step_counter,
     .finish = finish_counter,
+    .end = end_counter,
 };
 
 /* --- compare and set -------------------------------------------------------------------------- */
