@@ -108,8 +108,8 @@ static enum field field_find(struct slice raw) {
 
 static enum error_code read_field(struct json_cursor *cursor, struct line *line,
                                   struct error *error) {
-    struct slice name;
-    struct slice value;
+    struct slice name = {0};
+    struct slice value = {0};
     if (json_skip_string(cursor, &name) != JSON_OK || json_expect(cursor, ':') != JSON_OK ||
         json_skip_value(cursor, &value) != JSON_OK) {
         return syntax(error, cursor->reason);

@@ -330,7 +330,7 @@ static void set_large(struct client *client, const struct target *target) {
     size_t size = random_size(client);
     begin_op(client, "set", target);
     unique_value(client, unique, sizeof unique);
-    size = size == 0 || size <= 64 ? strlen(unique) : size;
+    size = size <= 64 ? strlen(unique) : size;
     uint8_t *data = mem_alloc(size);
     if (size <= 64) {
         memcpy(data, unique, size);
