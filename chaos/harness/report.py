@@ -203,7 +203,7 @@ def unavailability_rows(outages):
     for kind, values in sorted(outages.items()):
         told = distribution(values)
         rows.append(
-            (kind, told["n"], *(f"{told[key]:.2f} s" if told[key] else "-" for key in ("median", "p90", "max")))
+            (kind, told["n"], *(f"{told[key]:.2f} s" if told[key] else "< 0.1 s" for key in ("median", "p90", "max")))
         )
     return rows
 
@@ -238,7 +238,7 @@ def write(path, run, history, spans, outages):
         "<h2>Latency</h2>" + _latency(history, seconds),
         "<h2>Faults</h2>" + _fault_bars(spans, begin_ns, seconds),
         "<h2>Leaders</h2>" + _leader_bars(run.watch.changes, n_shards, begin_ns, seconds),
-        f"<h2>Gaps in availability</h2><p>Times of a quarter of a second or more in which no write to the shard "
+        f"<h2>Gaps in availability</h2><p>Times of a tenth of a second or more in which no write to the shard "
         f"was answered through any node ({run.prober.n_ok:,} were).</p>"
         + _gap_bars(run.prober.gaps, n_shards, begin_ns, seconds),
         "<h2>Longest gap around each fault</h2>"

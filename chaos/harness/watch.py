@@ -9,7 +9,7 @@ import time
 from harness import resp
 
 POLL_S = 0.2
-PROBE_S = 0.04
+PROBE_S = 0.03
 PROBE_TIMEOUT_S = 0.5
 NS = 1_000_000_000
 
@@ -166,7 +166,7 @@ class Prober(threading.Thread):
     """Writes a key in every shard through every node, many times a second: a shard is available while
     any of them is answered. Finds the gaps."""
 
-    LEAST_GAP_S = 0.25
+    LEAST_GAP_S = 0.1
 
     def __init__(self, cluster):
         super().__init__(daemon=True, name="prober")
