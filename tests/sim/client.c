@@ -87,6 +87,8 @@ struct client {
     /* Those that number their writes: one at a time, sent again until it is answered. */
     bool numbers_writes;
     bool only_reads;           /* goes on where a writer would wait: at a leader that is cut off */
+    bool follows;              /* wants to be sent to the leader (CLUSTER REDIRECT) */
+    unsigned sent_to;          /* by a node that does not lead; 0: nowhere */
     char session[MODEL_VALUE]; /* empty: none */
     uint64_t n_numbered;
     bool has_retry;
@@ -622,6 +624,24 @@ static bool is_refusal(const struct reply *reply) {
     return false;
 }
 
+/* "MOVED slot 10.0.0.N:port": nothing was done, node N is said to lead. */
+static bool is_redirection(struct client *client, const struct reply *reply) {
+    char text[MODEL_VALUE + 1] = "";
+    unsigned node = 0;
+    if (!is_error(reply, "MOVED ")) {
+        return false;
+    }
+    memcpy(text, reply->bulk.data, reply->bulk.size < MODEL_VALUE ? reply->bulk.size : MODEL_VALUE);
+    if (!client->follows || sscanf(text, "MOVED %*u 10.0.0.%u:", &node) != 1 || node == 0 ||
+        node > cluster_options()->n_nodes) {
+        sim_fail("REPLY client %u: %s", client->number, text);
+    }
+    cover("redirected operations");
+    client->sent_to = node;
+    client->leaving = true;
+    return true;
+}
+
 static bool may_err(enum op_kind kind) {
     return kind == OP_INCRBY || kind == OP_RENAME;
 }
@@ -643,7 +663,7 @@ static bool is_about_attempt(struct client *client, struct pending *pending,
         return true;
     }
     if (is_error(reply, "NOLEADER") || is_error(reply, "NOSPACE") || is_error(reply, "BUSY") ||
-        is_error(reply, "UNCERTAIN")) {
+        is_error(reply, "UNCERTAIN") || is_redirection(client, reply)) {
         client->retry = *pending;
         client->has_retry = true;
         return true;
@@ -660,6 +680,8 @@ static void model_answered(struct client *client, struct pending *pending,
         cover("uncertain outcomes");
         pending->op.returned = UINT64_MAX;
         note_op(pending->generation, &pending->op);
+    } else if (is_redirection(client, reply)) {
+        client->n_since++; /* it is led on */
     } else if (reply->kind == REPLY_ERROR && !is_refusal(reply) && !may_err(pending->op.kind)) {
         sim_fail("REPLY client %u: unexpected error %.*s", client->number,
                  (int)(reply->bulk.size < MODEL_VALUE ? reply->bulk.size : MODEL_VALUE),
@@ -1029,6 +1051,8 @@ static void on_event(void *data, enum net_event event);
 static void client_connect(struct client *client) {
     unsigned n_nodes = cluster_options()->n_nodes;
     unsigned node = 1 + (unsigned)kernel_random(n_nodes);
+    node = client->sent_to > 0 ? client->sent_to : node;
+    client->sent_to = 0;
     client->epoch++;
     client->connected = false;
     client->endpoint = net_connect(0, NULL, node, CLIENT_PORT, on_event, client);
@@ -1075,6 +1099,13 @@ static void on_connected(struct client *client) {
         }
         flush(client);
         watch(client, options.patience_ns);
+    }
+    if (client->follows) {
+        put_array(client, 3);
+        put_text(client, "CLUSTER");
+        put_text(client, "REDIRECT");
+        put_text(client, "ON");
+        (void)expect(client, PENDING_META);
     }
     client_plan(client, 0);
 }
@@ -1183,6 +1214,7 @@ void clients_start(const struct client_options *wanted) {
         client->project = &projects[i % options.n_projects];
         client->only_reads = !client->is_owner && kernel_random(3) == 0;
         client->numbers_writes = !client->is_owner && kernel_chance(options.numbering);
+        client->follows = !client->is_owner && kernel_random(5) == 0;
         for (unsigned k = 0; k < OWNED_KEYS; k++) {
             (void)attempt_new(&client->owned[k], true, 0);
         }

@@ -24,7 +24,7 @@ static bool quiet;
 static void usage(FILE *to) {
     fputs("Usage: sim --seed N [--log] [--nodes N] [--clients N] [--shards N] [--seconds N]\n"
           "           [--without FAULT,FAULT...] [--shrink]\n"
-          "       sim --swarm [--minutes M] [--jobs N] [--first SEED] [--seeds N]\n"
+          "       sim --swarm [--minutes M [--cpu]] [--jobs N] [--first SEED] [--seeds N]\n"
           "           [--no-shrink]\n"
           "       sim --list FILE\n"
           "\n"
@@ -32,6 +32,7 @@ static void usage(FILE *to) {
           "  --seed N      one run; --log prints its events, else only the last ones of a failure\n"
           "  --shrink      when the run fails: looks for a smaller one that fails alike\n"
           "  --swarm       many seeds on all cores; coverage and totals at the end\n"
+          "  --cpu         minutes of processor time instead of real ones\n"
           "  --list FILE   the seeds of a file, with their options, one line each\n"
           "Exit status: 0 no failure, 1 a run failed, 2 coverage is missing, 64 wrong usage.\n"
           "Faults:",
@@ -103,6 +104,8 @@ int main(int argc, char **argv) {
             swarm.no_shrink = true;
         } else if (strcmp(name, "--shrink") == 0) {
             shrink = true;
+        } else if (strcmp(name, "--cpu") == 0) {
+            swarm.cpu_minutes = true;
         } else if (strcmp(name, "--swarm") == 0) {
             is_swarm = true;
         } else if (strcmp(name, "--help") == 0) {

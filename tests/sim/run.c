@@ -9,6 +9,7 @@
 #include "tests/sim/nemesis.h"
 #include "tests/sim/network.h"
 #include "tests/sim/vfs.h"
+#include "tests/sim/workloads.h"
 
 /* Bounds of liveness: once nothing is broken any more. */
 #define HEALTHY_WITHIN (180 * SIM_S)
@@ -29,11 +30,23 @@ static uint64_t pick(struct prng *prng, const uint64_t *choices, unsigned n) {
 struct plan {
     struct cluster_options cluster;
     struct client_options clients;
+    struct workload_options workloads;
     uint64_t faults;
     uint64_t fault_mean_ns;
     uint64_t chaos_ns;
     double drift;
 };
+
+static struct workload_options plan_workloads(uint64_t seed, const struct client_options *clients) {
+    struct prng prng;
+    prng_seed(&prng, seed ^ 0x776f726b);
+    return (struct workload_options){.bank = prng_below(&prng, 3) == 0,
+                                     .quota = prng_below(&prng, 3) == 0,
+                                     .scan = prng_below(&prng, 4) == 0,
+                                     .feed = prng_below(&prng, 3) == 0,
+                                     .think_ns = clients->think_ns,
+                                     .patience_ns = clients->patience_ns};
+}
 
 static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
     struct prng prng;
@@ -106,6 +119,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         plan.clients.n_model = limits->clients;
         plan.clients.n_owners = 1;
     }
+    plan.workloads = plan_workloads(seed, &plan.clients);
     if (limits->seconds > 0) {
         plan.chaos_ns = limits->seconds * SIM_S;
     }
@@ -162,17 +176,27 @@ static bool all_down(void) {
     return true;
 }
 
+static uint64_t least_progress(void) {
+    uint64_t clients = clients_progress();
+    uint64_t workers = workloads_progress();
+    return clients < workers ? clients : workers;
+}
+
+static bool all_idle(void) {
+    return clients_are_idle() && workloads_are_idle();
+}
+
 static void expect_progress(void) {
     uint64_t until = kernel_now() + PROGRESS_WITHIN;
-    (void)clients_progress();
+    (void)least_progress();
     run_for(PROGRESS_STEP);
-    uint64_t least = clients_progress();
+    uint64_t least = least_progress();
     while (least == 0) {
         if (kernel_now() >= until) {
             sim_fail("LIVENESS a client makes no progress although nothing is broken");
         }
         run_for(PROGRESS_STEP);
-        least = clients_progress();
+        least = least_progress();
     }
 }
 
@@ -209,6 +233,7 @@ struct run_result run_seed(uint64_t seed, const struct run_limits *limits) {
     }
     sim_log("the cluster is up");
     clients_start(&plan.clients);
+    workloads_start(&plan.workloads);
     nemesis_start(plan.faults, plan.fault_mean_ns);
     run_for(plan.chaos_ns);
     nemesis_heal();
@@ -222,10 +247,12 @@ struct run_result run_seed(uint64_t seed, const struct run_limits *limits) {
     clients_expect_expiry();
     run_for(2 * SIM_S);
     clients_stop();
-    if (!run_until(clients_are_idle, ANSWERED_WITHIN)) {
+    workloads_stop();
+    if (!run_until(all_idle, ANSWERED_WITHIN)) {
         sim_fail("LIVENESS operations stay without an answer");
     }
     clients_finish();
+    workloads_finish();
     if (!run_until(cluster_is_even, EVEN_WITHIN)) {
         sim_fail("LIVENESS replicas do not catch up");
     }
@@ -233,7 +260,7 @@ struct run_result run_seed(uint64_t seed, const struct run_limits *limits) {
     stop_and_verify();
     return (struct run_result){.simulated_ns = kernel_now(),
                                .events = kernel_events(),
-                               .operations = clients_operations(),
+                               .operations = clients_operations() + workloads_operations(),
                                .checked = clients_checked(),
                                .unchecked = clients_unchecked(),
                                .invariants = invariants_checked(),

@@ -26,12 +26,11 @@ void assert_fatal(const char *format, ...) {
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     struct process *process = process_current();
-    if (process == NULL || !(process->io_failed || node_may_end(process->node))) {
-        sim_fail("FATAL host %u: %s", process == NULL ? 0 : process->host->number, text);
+    if (process != NULL && (process->io_failed || node_may_end(process->node))) {
+        cover("process ended itself after a failed disk");
+        process_kill(process, text);
     }
-    cover("process ended itself after a failed disk");
-    process_kill(process, text);
-    __builtin_unreachable();
+    sim_fail("FATAL host %u: %s", process == NULL ? 0 : process->host->number, text);
 }
 
 void assert_note(const char *what, uint64_t a, uint64_t b) {

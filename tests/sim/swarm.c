@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,7 +45,18 @@ static const char *const required[] = {"leaders elected",
                                        "sessions opened",
                                        "numbered writes sent again",
                                        "owner reads: bounded",
-                                       "session tokens taken along"};
+                                       "session tokens taken along",
+                                       "checkpoints beside the state machine",
+                                       "power lost behind a vote",
+                                       "transactions carried out",
+                                       "transactions in conflict",
+                                       "transactions that read",
+                                       "used bytes of a project checked",
+                                       "writes beyond a quota refused",
+                                       "whole walks by SCAN",
+                                       "events of a watch checked",
+                                       "watches resumed",
+                                       "redirected operations"};
 
 struct totals {
     uint64_t seeds;
@@ -77,6 +89,13 @@ static double now_s(void) {
     struct timespec now;
     (void)__real_clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static double cpu_s(void) {
+    struct rusage usage;
+    (void)getrusage(RUSAGE_CHILDREN, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 void swarm_format_command(char *text, size_t size, uint64_t seed, const struct run_limits *limits) {
@@ -305,7 +324,8 @@ int swarm_run(const struct swarm_options *options) {
     uint64_t next = options->first_seed;
     uint64_t failed_seed = 0;
     for (;;) {
-        bool more = failed_seed == 0 && now_s() - begun < options->minutes * 60 &&
+        double spent_s = options->cpu_minutes ? cpu_s() : now_s() - begun;
+        bool more = failed_seed == 0 && spent_s < options->minutes * 60 &&
                     (options->n_seeds == 0 || next < options->first_seed + options->n_seeds);
         if (more && n_jobs < most) {
             jobs[n_jobs++] = job_start(next++, &options->limits);

@@ -8,6 +8,7 @@
 
 struct swarm_options {
     double minutes;
+    bool cpu_minutes; /* the minutes are of processor time, not of the clock on the wall */
     unsigned jobs;    /* 0: one per core */
     uint64_t n_seeds; /* 0: until the time is over */
     uint64_t first_seed;
