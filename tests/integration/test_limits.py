@@ -2,15 +2,18 @@
 does not grow, and what the other client notices of it."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import resource
+import selectors
+import socket
 import subprocess
 import threading
 import time
 import urllib.request
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, big, quick, sanitizer
 from harness.cluster import Options
 from harness.flood import Flood, quantile
 from harness.resp import Client, ConnectionLost, ReplyError, encode
@@ -210,6 +213,62 @@ class LimitsTest(ClusterTest):
         self.assertRegex(text, "may have 200 files open and needs")
         status, text = _run_briefly(start(2000), until="event=started")
         self.assertRegex(text, r"fewer connections than by default.*max_connections=\d+ open_files=2000")
+
+    @big
+    def test_ten_thousand_idle_and_two_thousand_active(self):
+        """12,000 connections to one node of three, from several addresses: what they cost, and what the
+        active ones, of which each sends a request twice a second, wait."""
+        idle, active, processes = 10000, 2000, 2
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard < idle + active + 1000:
+            self.skipTest(f"{hard} open files are allowed")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, idle + active + 1000), hard))
+        cluster = self.start_cluster(max_connections=13000)
+        self.node = node = cluster[1]
+        before = node.rss_mib()
+        held = []
+        for i in range(idle):
+            held.append(_dial(node.port, f"127.0.0.{2 + i % 8}"))
+            held[-1].sendall(b"PING\r\n")
+        self.assertEqual({connection.recv(100) for connection in held}, {b"+PONG\r\n"})
+        connected = node.rss_mib()
+        time.sleep(5)
+        resting = node.rss_mib()
+        alone = self._paced(node, 1, active // processes, 10)
+        started = _cpu_seconds(node.process.pid)
+        with self.sampling([node]) as sizes:
+            latencies = self._paced(node, processes, active // processes, 20)
+        used = _cpu_seconds(node.process.pid) - started
+        self.report(f"memory: {before:.0f} MiB, with {idle} connections {connected:.0f}, idle for 5 s {resting:.0f}, "
+                    f"with {active} active ones at most {max(sizes):.0f}; "
+                    f"{(connected - before) * 1024 / idle:.1f} KiB a connection")
+        for name, values in (("half of the active ones", alone), (f"{active} active", latencies)):
+            self.report(f"{name}: {len(values)} requests, p50 {quantile(values, 0.5) * 1e3:.2f} ms, "
+                        f"p99 {quantile(values, 0.99) * 1e3:.2f} ms, p999 {quantile(values, 0.999) * 1e3:.2f} ms")
+        self.report(f"{used:.1f} s of processor time for {len(latencies)} requests")
+        self.assertGreater(len(latencies), active * 10)
+        for connection in held[::97]:
+            connection.sendall(b"PING\r\n")
+            self.assertEqual(connection.recv(100), b"+PONG\r\n")
+        self.assertGreaterEqual(int(node.info("clients")["connected_clients"]), idle)
+        self.assertEqual(self.reached("connections"), 0)
+        self.assertLess(max(sizes) - before, 200)
+        for connection in held:
+            connection.close()
+        wait_for(lambda: int(node.info("clients")["connected_clients"]) < 10, "the connections to be gone", 60)
+
+    def _paced(self, node, processes, connections, seconds):
+        """Latencies of clients in processes of their own, each with its connections."""
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        children = [context.Process(target=_pace, args=(node.port, i, connections, seconds, results), daemon=True)
+                    for i in range(processes)]
+        for child in children:
+            child.start()
+        latencies = [value for _ in children for value in results.get(timeout=300)]
+        for child in children:
+            child.join()
+        return latencies
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -428,6 +487,44 @@ class LimitsTest(ClusterTest):
             wait_for(lambda p=project, k=key: _try(cluster[2], p, "STRLEN", k) == MIB, f"{key} of {project}", 60)
         wait_for(lambda: _try(cluster[2], "p", "SET", "after", "v") == "OK", "a write to be taken again", 60)
         self.assertTrue(any(int(node.info("stats")["limit_reached_memory"]) for node in cluster.nodes))
+
+
+def _dial(port, source):
+    connection = socket.create_connection(("127.0.0.1", port), 60, (source, 0))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _pace(port, number, connections, seconds, results):
+    """Each connection sends a GET or a SET every half second, spread evenly over it."""
+    selector = selectors.DefaultSelector()
+    sockets, sent_at, latencies = [], {}, []
+    for i in range(connections):
+        sockets.append(_dial(port, f"127.0.0.{20 + i % 8}"))
+        sockets[-1].sendall(encode("AUTH", f"project-{i % 100}", "x"))
+        sockets[-1].recv(100)
+        selector.register(sockets[-1], selectors.EVENT_READ)
+    requests = (encode("SET", f"k-{number}", "x" * 100), encode("GET", f"k-{number}"))
+    interval = 0.5 / connections
+    started = time.perf_counter()
+    turn = 0
+    while time.perf_counter() < started + seconds:
+        now = time.perf_counter()
+        while started + turn * interval <= now:
+            client = sockets[turn % connections]
+            if client not in sent_at:  # else it still waits for its answer
+                sent_at[client] = time.perf_counter()
+                client.sendall(requests[turn // connections % 2])
+            turn += 1
+        for key, _ in selector.select(max(0, started + turn * interval - time.perf_counter())):
+            data = key.fileobj.recv(4096)
+            if not data:
+                raise AssertionError("closed by the server")
+            if data.endswith(b"\r\n") and key.fileobj in sent_at:
+                latencies.append(time.perf_counter() - sent_at.pop(key.fileobj))
+    results.put(latencies)
+    for client in sockets:
+        client.close()
 
 
 def _latencies(client, count=300):
