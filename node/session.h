@@ -49,9 +49,9 @@ struct session;
 enum {
     SESSION_OUTPUT_DEFAULT = 8 * 1024 * 1024, /* max_output */
     SESSION_OP_BYTES = 8 * 1024 * 1024,       /* bytes of operations under way, plus one */
-    SESSION_RUN = 64,                         /* commands that a session begins at a time ... */
-    SESSION_RUN_BUSY = 4,     /* ... once all of the node's sessions have begun ... */
-    SESSION_TURN_ALL = 512,   /* ... this many in the same turn of the loop */
+    SESSION_RUN = 32,                         /* commands that a session begins at a time ... */
+    SESSION_RUN_BUSY = 2,     /* ... once all of the node's sessions have begun ... */
+    SESSION_TURN_ALL = 128,   /* ... this many in the same turn of the loop */
     SESSION_READ_WINDOW = 16, /* reads under way at first; see session.c */
     SESSION_READ_WINDOW_MAX = 128,
     SESSION_LARGE_REPLY = 64 * 1024,    /* a reply that narrows the window */

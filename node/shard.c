@@ -8,7 +8,7 @@
 
 enum {
     APPLY_ENTRIES = 1024,       /* entries of one job */
-    APPLY_BYTES = 256 << 10,    /* bytes of one job, unless a single entry is larger */
+    APPLY_BYTES = 64 << 10,     /* bytes of one job, unless a single entry is larger */
     APPLY_BYTES_OUT = 32 << 20, /* bytes of all jobs under way */
     STALL_RETRY_MS = 500,       /* after the state machine ran out of space */
     IDLE_CHECKPOINT_MS = 20000, /* an idle shard's WAL is folded in after this time */

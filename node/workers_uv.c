@@ -11,8 +11,9 @@
  * to delay a job that arrives meanwhile. */
 enum { RECLAIM_STEP = 256 };
 
-/* Jobs that are finished in one turn of the loop, which has others to serve. */
-enum { DONE_PER_TURN = 8 };
+/* Jobs, and results in them, that are handed out in one turn of the loop, which has others to serve.
+ * One job may pass the bound that was not reached before it. */
+enum { DONE_PER_TURN = 8, DONE_RESULTS_PER_TURN = 256 };
 
 struct worker {
     struct workers *workers;
@@ -164,7 +165,11 @@ static bool has_done(struct workers *workers) {
 static void on_async(uv_async_t *async) {
     struct workers *workers = async->data;
     struct job *job;
-    for (unsigned i = 0; i < DONE_PER_TURN && (job = take_done(workers)) != NULL; i++) {
+    unsigned results = 0;
+    for (unsigned i = 0; i < DONE_PER_TURN && results < DONE_RESULTS_PER_TURN &&
+                         (job = take_done(workers)) != NULL;
+         i++) {
+        results += job->n_results + job->n_done;
         workers->outstanding--;
         job->done(job);
     }

@@ -10,7 +10,8 @@ import time
 
 from harness.case import ClusterTest, alone, asan, big, quick, sanitizer
 from harness.cluster import Options, Stopwatch
-from harness.resp import Client, ConnectionLost, ReplyError, project_in_shard, shard_of
+from harness.flood import Flood, quantile
+from harness.resp import Client, ConnectionLost, ReplyError, encode, project_in_shard, shard_of
 from harness.wait import wait_for
 
 ADMIN = "admin-" + secrets.token_hex(16)
@@ -427,37 +428,42 @@ class ProjectTest(ClusterTest):
 
     @alone
     def test_a_flooded_shard_leaves_others_alone(self):
+        """50 connections send 200 writes each at a time into one shard, beside a client of another. How
+        long that waits depends on the machine and what else runs there; how many of the flood's writes
+        are answered meanwhile tells what the node serves first."""
         cluster = self.start_cluster()
-        quiet, busy = project_in_shard(1, 8), project_in_shard(5, 8)
+        quiet = project_in_shard(1, 8)
         node = cluster.leader_of(quiet)
-        self._latencies(node, quiet, 1)  # warm
-        before = self._latencies(node, quiet, 4)
-        stop = threading.Event()
-        flood = [threading.Thread(target=_flood, args=(node, busy, stop)) for _ in range(2)]
-        for thread in flood:
-            thread.start()
-        time.sleep(1)
-        during = self._latencies(node, quiet, 4)
-        stop.set()
-        for thread in flood:
-            thread.join()
-        quantiles = [statistics.quantiles(values, n=100) for values in (before, during)]
-        ratio = quantiles[1][98] / quantiles[0][98]
-        self.report(
-            f"another shard flooded: median {quantiles[0][49] * 1e3:.2f} -> {quantiles[1][49] * 1e3:.2f} ms, "
-            f"p99 {quantiles[0][98] * 1e3:.2f} -> {quantiles[1][98] * 1e3:.2f} ms ({ratio:.1f} times)"
-        )
-        # Loose: the load generators compete for the same processors.
-        self.assertLess(quantiles[1][98], 1.0 * Options.slowdown())
+        connections, depth = 50, 200
+        requests = b"".join(encode("SET", f"k-{i}", "x" * 100) for i in range(depth))
+        # One whose leader and state machine thread are others', and one on the same thread.
+        for busy in (project_in_shard(4, 8), project_in_shard(5, 8)):
+            flood = Flood(node.port, busy, connections, requests)
+            for command in (("GET", "k"), ("SET", "k", "v")):
+                before, _ = self._waits(node, quiet, command, flood)
+                started = flood.replies()
+                with flood.running():
+                    wait_for(lambda s=started: flood.replies() > s + connections * depth, "the flood", 60)
+                    during, passed = self._waits(node, quiet, command, flood)
+                times = [f"p{q * 100:.0f} {quantile(before, q) * 1e3:.2f} -> {quantile(during, q) * 1e3:.2f} ms"
+                         for q in (0.5, 0.9, 0.99)]
+                self.report(f"shard {shard_of(busy, 8)} flooded, {command[0]} in shard 1: {', '.join(times)}; meanwhile "
+                            f"{quantile(passed, 0.5)}, p90 {quantile(passed, 0.9)}, p99 {quantile(passed, 0.99)} writes")
+                # Never behind all that the flood has under way, and mostly behind a small part.
+                self.assertLessEqual(quantile(passed, 0.5), connections * depth // 4)
+                self.assertLessEqual(quantile(passed, 0.9), connections * depth)
 
-    def _latencies(self, node, project, seconds):
-        values, until = [], time.monotonic() + seconds
+    def _waits(self, node, project, command, flood):
+        """Of requests one after another: seconds, and what was answered to the flood meanwhile."""
+        seconds, passed = [], []
         with node.client(project) as client:
-            while time.monotonic() < until:
-                started = time.perf_counter()
-                client.call("SET", "k", "v")
-                values.append(time.perf_counter() - started)
-        return values
+            client.call("SET", "k", "v")
+            for _ in range(500):
+                others, started = flood.replies(), time.perf_counter()
+                client.call(*command)
+                seconds.append(time.perf_counter() - started)
+                passed.append(flood.replies() - others)
+        return seconds, passed
 
     @big
     def test_a_hundred_thousand_projects(self):
@@ -536,14 +542,3 @@ def _rows(node):
         return rows, connection.execute("SELECT count(*) FROM garbage").fetchone()[0]
     finally:
         connection.close()
-
-
-def _flood(node, project, stop):
-    commands = [("SET", f"k-{i}", "x" * 512) for i in range(200)]
-    try:
-        with node.client(project) as client:
-            while not stop.is_set():
-                client.pipeline(commands)
-    except ConnectionLost:
-        if not stop.is_set():
-            raise
