@@ -11,8 +11,8 @@
  * to delay a job that arrives meanwhile. */
 enum { RECLAIM_STEP = 256 };
 
-/* Jobs, and results in them, that are handed out in one turn of the loop, which has others to serve.
- * One job may pass the bound that was not reached before it. */
+/* Jobs, and results in them, that are handed out in one turn of the loop, which has others to
+ * serve. One job may pass the bound that was not reached before it. */
 enum { DONE_PER_TURN = 8, DONE_RESULTS_PER_TURN = 256 };
 
 struct worker {
@@ -166,8 +166,8 @@ static void on_async(uv_async_t *async) {
     struct workers *workers = async->data;
     struct job *job;
     unsigned results = 0;
-    for (unsigned i = 0; i < DONE_PER_TURN && results < DONE_RESULTS_PER_TURN &&
-                         (job = take_done(workers)) != NULL;
+    for (unsigned i = 0;
+         i < DONE_PER_TURN && results < DONE_RESULTS_PER_TURN && (job = take_done(workers)) != NULL;
          i++) {
         results += job->n_results + job->n_done;
         workers->outstanding--;
