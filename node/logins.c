@@ -17,7 +17,8 @@ static_assert(LOGINS_WINDOW_MS / LOGINS_FAILURES_MAX / LOGINS_PER_ADDRESS > 0,
 struct budget {
     uint64_t key;
     uint64_t whole_at_ms;
-    uint32_t under_way; /* logins that were let through while it was not whole */
+    uint64_t known_until_ms; /* of a kind: it succeeded lately */
+    uint32_t under_way;      /* logins that were let through while it was not whole */
 };
 
 struct logins {
@@ -107,6 +108,11 @@ static uint64_t used_ms(const struct budget *budget, uint64_t now_ms) {
     return budget->whole_at_ms > now_ms ? budget->whole_at_ms - now_ms : 0;
 }
 
+/* How much is lost when it is forgotten. */
+static uint64_t weight(const struct budget *budget, uint64_t now_ms) {
+    return 2 * used_ms(budget, now_ms) + (budget->known_until_ms > now_ms);
+}
+
 static struct budget *find(struct logins *logins, uint64_t key) {
     struct budget *set = logins->table[key & (SETS - 1)];
     for (unsigned i = 0; i < WAYS; i++) {
@@ -125,7 +131,7 @@ static struct budget *find_or_make(struct logins *logins, uint64_t key, uint64_t
     struct budget *set = logins->table[key & (SETS - 1)];
     struct budget *least = &set[0];
     for (unsigned i = 1; i < WAYS; i++) {
-        if (used_ms(&set[i], now_ms) < used_ms(least, now_ms)) {
+        if (weight(&set[i], now_ms) < weight(least, now_ms)) {
             least = &set[i];
         }
     }
@@ -146,6 +152,11 @@ static uint64_t wait_ms(struct logins *logins, unsigned which, uint64_t key, uin
     return needed > LOGINS_WINDOW_MS ? needed - LOGINS_WINDOW_MS : 0;
 }
 
+static bool is_known(struct logins *logins, const struct login *login, uint64_t now_ms) {
+    const struct budget *budget = find(logins, login->keys[KIND]);
+    return budget != NULL && budget->known_until_ms > now_ms;
+}
+
 uint64_t logins_begin(struct logins *logins, uint64_t now_ms, const char *peer, struct slice user,
                       uint64_t token, struct login *login) {
     uint8_t bytes[NETWORK_SIZE];
@@ -158,7 +169,8 @@ uint64_t logins_begin(struct logins *logins, uint64_t now_ms, const char *peer, 
         return 0;
     }
     uint64_t longest_ms = 0;
-    for (unsigned i = 0; i < 2; i++) {
+    unsigned looked_at = is_known(logins, login, now_ms) ? 1 : 2; /* KIND, and ADDRESS */
+    for (unsigned i = 0; i < looked_at; i++) {
         uint64_t each_ms = wait_ms(logins, i, login->keys[i], now_ms);
         longest_ms = each_ms > longest_ms ? each_ms : longest_ms;
     }
@@ -182,6 +194,11 @@ static void charge(struct logins *logins, unsigned which, uint64_t key, uint64_t
     budget->whole_at_ms = now_ms + (used < most ? used : most);
 }
 
+static void remember(struct logins *logins, const struct login *login, uint64_t now_ms) {
+    struct budget *budget = find_or_make(logins, login->keys[KIND], now_ms);
+    budget->known_until_ms = now_ms + LOGINS_KNOWN_MS;
+}
+
 void logins_end(struct logins *logins, uint64_t now_ms, const struct login *login,
                 enum login_outcome outcome) {
     ASSERT(outcome != LOGIN_THROTTLED);
@@ -197,5 +214,8 @@ void logins_end(struct logins *logins, uint64_t now_ms, const struct login *logi
         if (outcome == LOGIN_WRONG) {
             charge(logins, i, login->keys[i], now_ms);
         }
+    }
+    if (outcome == LOGIN_GOOD && logins->cost_ms[KIND] > 0) {
+        remember(logins, login, now_ms);
     }
 }

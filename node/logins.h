@@ -5,11 +5,13 @@
  * address has one for all kinds together that is LOGINS_PER_ADDRESS times as large. While one of
  * the two is used up, logins of that kind or address are refused unseen. So a guesser spends its
  * own budget: not that of other addresses, and behind the same address not that of other projects,
- * nor of those who show another token of the same one, unless it tries very many kinds. What
- * succeeds costs nothing and gives nothing back, so that a valid token does not buy guesses.
+ * nor of those who show another token of the same one. If it tries very many kinds it uses up the
+ * budget of its address; then only those kinds go on there that have succeeded lately, each within
+ * its own budget. What succeeds costs nothing and gives nothing back, so that a valid token does
+ * not buy guesses.
  *
  * Budgets are kept in a table of a fixed size by keyed hashes; when it is full the budget that is
- * used least is forgotten.
+ * used least is forgotten, first those whose kind has not succeeded lately.
  *
  * Pure. Threads: the loop thread. */
 #ifndef NODE_LOGINS_H
@@ -25,6 +27,7 @@ struct logins;
 enum {
     LOGINS_WINDOW_MS = 60000,
     LOGINS_WAIT_MAX_MS = 600000, /* however many fail at once, after this long one may try again */
+    LOGINS_KNOWN_MS = 3600000,   /* so long a kind that succeeded is known */
     LOGINS_PER_ADDRESS = 10,
     LOGINS_FAILURES_MAX = 1000
 };

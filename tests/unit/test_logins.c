@@ -118,6 +118,27 @@ static void test_spraying(void **state) {
     assert_int_equal(try("10.0.0.1:1", "anything", LOGIN_GOOD), 0);
 }
 
+/* Who behind the sprayer's address has logged in lately goes on, and is no way round either. */
+static void test_spraying_does_not_lock_out_who_is_known(void **state) {
+    (void)state;
+    char name[32];
+    assert_int_equal(try_token("10.0.0.1:1", "old", 6, LOGIN_GOOD), 0);
+    now_ms += LOGINS_KNOWN_MS;
+    assert_int_equal(try_token("10.0.0.1:1", "shop", 5, LOGIN_GOOD), 0);
+    for (unsigned i = 0; i < 1000; i++) {
+        snprintf(name, sizeof name, "p%u", i);
+        (void)try("10.0.0.1:1", name, LOGIN_WRONG);
+    }
+    assert_int_not_equal(try_token("10.0.0.1:1", "new", 7, LOGIN_GOOD), 0);
+    assert_int_not_equal(try_token("10.0.0.1:1", "old", 6, LOGIN_GOOD), 0);
+    assert_int_not_equal(try_token("10.0.0.1:1", "shop", 8, LOGIN_GOOD), 0);
+    assert_int_equal(try_token("10.0.0.1:1", "shop", 5, LOGIN_GOOD), 0);
+    for (unsigned i = 0; i < FAILURES; i++) {
+        assert_int_equal(try_token("10.0.0.1:1", "shop", 5, LOGIN_WRONG), 0);
+    }
+    assert_int_not_equal(try_token("10.0.0.1:1", "shop", 5, LOGIN_WRONG), 0);
+}
+
 static void test_many_at_once(void **state) {
     (void)state;
     enum { AT_ONCE = 5000 };
@@ -189,6 +210,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_others_are_left_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_one_address, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spraying, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_spraying_does_not_lock_out_who_is_known, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_many_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_crowd_of_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_bound, setup, teardown),
