@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 
-from harness.case import ClusterTest, asan, sanitizer
+from harness.case import ClusterTest, asan, big
 from harness.cluster import Options, Stopwatch
 from harness.malformed import Attack
 from harness.resp import Client
@@ -67,8 +67,13 @@ class MalformedTest(ClusterTest):
 
     @asan
     def test_malformed_input_at_every_port(self):
-        count = 1000000 if Options.big else 20000 // Options.slowdown()
-        count = int(os.environ.get("MALFORMED_INPUTS", count))
+        self.attack(int(os.environ.get("MALFORMED_INPUTS", 20000 // Options.slowdown())))
+
+    @big
+    def test_a_million(self):
+        self.attack(1000000)
+
+    def attack(self, count):
         cluster = self.start()
         node = cluster[1]
         pid = node.process.pid
