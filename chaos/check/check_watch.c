@@ -202,6 +202,27 @@ static void check_missed(struct watch_check *check, const struct op *write) {
     }
 }
 
+/* Watches wait for the key that is written last: one that never tells of it is stuck. */
+static void check_end(struct watch_check *check, const struct stretch *stretch) {
+    const struct history *history = check->history;
+    uint32_t last = texts_find(&history->texts, slice_of("wend"));
+    const struct op *write = NULL;
+    for (size_t i = 0; i < history->n && last != 0 && write == NULL; i++) {
+        const struct op *op = &history->ops[i];
+        bool is_it = op->workload == WORKLOAD_WATCH && op->kind == OP_SET && op->key == last &&
+                     op->project == stretch->ready->project && op->outcome == OUTCOME_OK;
+        write = is_it ? op : NULL;
+    }
+    bool is_told = write == NULL || write->start <= stretch->ready->end;
+    for (size_t i = stretch->n; i > 0 && !is_told; i--) {
+        is_told = stretch->changes[i - 1]->key == last;
+    }
+    if (!is_told) {
+        report_pair(check->report, history, stretch->ready, write,
+                    "the watch that began with the first line never told of the last write");
+    }
+}
+
 /* By project and client; a client's in the order of their lines. */
 static int by_watch(const void *left, const void *right) {
     const struct op *a = *(const struct op *const *)left;
@@ -236,6 +257,10 @@ static void check_all(struct watch_check *check) {
     uint64_t missed = 0;
     for (size_t i = 0; i < check->n; i++) {
         check_duplicates(check, &check->stretches[i]);
+        if (i + 1 == check->n ||
+            !is_of_one_watch(check->stretches[i].ready, check->stretches[i + 1].ready)) {
+            check_end(check, &check->stretches[i]);
+        }
         for (size_t k = 0; k < i; k++) {
             if (check->stretches[i].ready->project == check->stretches[k].ready->project) {
                 compare(check, &check->stretches[i], &check->stretches[k]);

@@ -552,7 +552,7 @@ static enum error_code next_line(struct file_reader *reader, struct slice *line,
 enum error_code history_read(struct history *history, const char *path, enum workload only,
                              struct error *error) {
     struct file_reader reader = {.file = fopen(path, "rbe")};
-    struct slice line;
+    struct slice line = {0};
     bool got = true;
     uint64_t number = 0;
     if (reader.file == NULL) {

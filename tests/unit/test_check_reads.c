@@ -246,6 +246,28 @@ static void test_watch_of_what_failed(void **state) {
     writer_expect(&w, VERDICT_VIOLATION, "a write that failed");
 }
 
+/* The last key of all: a watch that was there before must tell of it. */
+static void test_watch_that_is_stuck(void **state) {
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct writer w = four_writes();
+        if (i == 3) { /* it began only then */
+            told(&w, 7, 45, "\"op\":\"gap\"");
+            ready(&w, 7, 60, 104);
+        }
+        writer_op(&w, 1, 50, i == 1 ? -1 : 51, "set", "\"p\":0,\"k\":\"wend\"", "");
+        if (i == 2) {
+            change(&w, 7, 60, 101, "w1");
+            change(&w, 7, 60, 102, "w2");
+            change(&w, 7, 60, 103, "w3");
+            change(&w, 7, 60, 104, "w4");
+            change(&w, 7, 60, 105, "wend");
+        }
+        writer_expect(&w, i == 0 ? VERDICT_VIOLATION : VERDICT_GOOD,
+                      i == 0 ? "never told of the last write" : NULL);
+    }
+}
+
 static void test_watch_of_what_nobody_wrote(void **state) {
     struct writer w = four_writes();
     (void)state;
@@ -271,6 +293,7 @@ int main(void) {
         cmocka_unit_test(test_watch_order_against_time),
         cmocka_unit_test(test_watch_behind_progress),
         cmocka_unit_test(test_watch_of_what_failed),
+        cmocka_unit_test(test_watch_that_is_stuck),
         cmocka_unit_test(test_watch_of_what_nobody_wrote),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
