@@ -169,10 +169,10 @@ static void check_sizes(void) {
     /* On a busy machine it may take longer than a leader lasts. */
     int error = IKV_ERR_UNKNOWN_OUTCOME;
     for (int i = 0; i < 10 && error == IKV_ERR_UNKNOWN_OUTCOME; i++) {
-        error = ikv_set(project, ikv_text("large"), ikv_bytes_of(large, size), NULL, 0, NULL);
+        error = ikv_set(project, ikv_text("large"), ikv_bytes_of(large, size), NULL, 30000, NULL);
     }
     CHECK_OK(error);
-    CHECK_OK(ikv_get(project, ikv_text("large"), 0, &reply));
+    CHECK_OK(ikv_get(project, ikv_text("large"), 30000, &reply));
     CHECK(ikv_reply_value(reply)->size == size);
     CHECK(memcmp(ikv_reply_value(reply)->data, large, size) == 0);
     ikv_reply_free(reply);

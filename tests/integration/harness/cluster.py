@@ -158,9 +158,16 @@ class Node:
 
     def stop(self, timeout_s=20):
         """SIGTERM; the node must end by itself and without complaint."""
+        wait_for(lambda: not self.is_running() or self._heeds_sigterm(), f"{self} to be up", 60)
         self.process.send_signal(signal.SIGTERM)
         status = self.wait_exit(timeout_s * Options.slowdown())
         assert status == 0, f"{self} ended with status {status} on SIGTERM\n{self.log_tail()}"
+
+    def _heeds_sigterm(self):
+        """False in the moments after the start, when the signal ends any process."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
+            caught = int(re.search(r"^SigCgt:\s*(\w+)$", file.read(), re.M)[1], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
 
     def kill(self):
         self.process.kill()
