@@ -3,6 +3,7 @@
 
     bugs.py list                    names, one a line
     bugs.py source NAME             the file of the source tree that the bug is in
+    bugs.py check ROOT              whether all of them still apply
     bugs.py apply NAME ROOT OUT     writes that file with the bug in it to OUT
     bugs.py table ROOT BUILD [NAME ...]   builds and runs them, all or some, and prints a table;
                                     LIMIT_S in the environment: seconds of processor time for each
@@ -78,9 +79,9 @@ BUGS = {
         "    if (answered <= n_voters / 2) {\n",
         "    if (answered == 0 && n_voters > 0) {\n"),
     "wiped-node-votes": (
-        "a node that lost its disk is let in under its old identity", "node/server_wiring.c",
-        "    if (known == incarnation) {\n        return true;\n    }\n",
-        "    if (known == incarnation || known != 0) {\n        return true;\n    }\n"),
+        "a node that lost its disk is let in under its old identity", "node/server_join.c",
+        "    if (!met || server_may_forget(server, node)) {\n",
+        "    if (!met || known != 0) {\n"),
     "lost-clock": (
         "the shard's clock is lost with a restart and in snapshots", "node/machine/machine.c",
         "        .clock_ms = database_u64(database, get, META_CLOCK),\n", ""),
@@ -123,7 +124,7 @@ def source_of(name):
     return BUGS[name][1]
 
 
-def apply(name, root, out):
+def with_bug(name, root):
     path = BUGS[name][1]
     changes = BUGS[name][2:]
     with open(os.path.join(root, path), encoding="utf-8") as file:
@@ -135,6 +136,11 @@ def apply(name, root, out):
         text = text.replace(old, new)
     if "clock_gettime" in changes[1]:
         text = "#include <time.h>\n" + text
+    return text
+
+
+def apply(name, root, out):
+    text = with_bug(name, root)
     os.makedirs(os.path.dirname(out), exist_ok=True)
     with open(out, "w", encoding="utf-8") as file:
         file.write(text)
@@ -179,6 +185,10 @@ def main(arguments):
         return 0
     if arguments[:1] == ["source"] and len(arguments) == 2:
         print(source_of(arguments[1]))
+        return 0
+    if arguments[:1] == ["check"] and len(arguments) == 2:
+        for name in BUGS:
+            with_bug(name, arguments[1])
         return 0
     if arguments[:1] == ["apply"] and len(arguments) == 4:
         apply(*arguments[1:])
