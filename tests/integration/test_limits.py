@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 
-from harness.case import ClusterTest, big, quick, sanitizer
+from harness.case import ClusterTest, asan, big, quick, sanitizer
 from harness.cluster import Options
 from harness.flood import Flood, quantile
 from harness.resp import Client, ConnectionLost, ReplyError, encode
@@ -305,7 +305,7 @@ class LimitsTest(ClusterTest):
         self.check_others(flood.running)
         self.assert_grew(node.rss_mib() - before, 150)
 
-    @sanitizer
+    @asan
     def test_output(self):
         """20 clients ask for 1 MiB again and again, and take nothing."""
         node = self.start_one(max_output="2MiB", send_timeout_ms="1s", max_memory_inflight="16MiB")

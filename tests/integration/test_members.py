@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 
-from harness.case import ClusterTest, quick, sanitizer
+from harness.case import ClusterTest, asan, quick, sanitizer
 from harness.cluster import Node, Options
 from harness.load import Load
 from harness.resp import ReplyError
@@ -94,9 +94,10 @@ class MembersTest(ClusterTest):
                 # It neither votes nor disturbs any more, for as long as it still runs.
                 terms = {number: shard["term"] for number, shard in cluster[1].shards().items()}
                 load.wait_for_writes(20, 60)
-                self.assertEqual(
-                    {number: shard["term"] for number, shard in cluster[1].shards().items()}, terms
-                )
+                if not Options.sanitizer():  # slow nodes hold elections of their own
+                    self.assertEqual(
+                        {number: shard["term"] for number, shard in cluster[1].shards().items()}, terms
+                    )
                 cluster.drop_node(gone)
                 cluster.reload()
             load.wait_for_writes(50, 60)
@@ -278,7 +279,7 @@ class CommandLineTest(ClusterTest):
         return out
 
     @quick
-    @sanitizer
+    @asan
     def test_grow_replace_shrink_and_move(self):
         cluster = self.start_cluster(shards=3)
         self.assertEqual(self.succeeds(cluster, "cluster", "status", "--wait-healthy"), "healthy\n")
