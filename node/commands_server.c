@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/glob.h"
 #include "base/resp.h"
+#include "node/release.h"
 #include "node/resp_commands.h"
 #include "node/server_info.h"
 #include "node/session_state.h"
@@ -33,7 +34,7 @@ struct info_source {
 static void info_server(struct buffer *out, const struct info_source *source) {
     const struct server_info *info = source->info;
     put(out, "redis_version:7.0.15\r\ninvoke_kv_version:%s\r\nredis_mode:standalone\r\n",
-        IKV_VERSION);
+        release_name());
     put(out, "arch_bits:%zu\r\nprocess_id:%ld\r\ntcp_port:%u\r\n", 8 * sizeof(void *),
         (long)getpid(), info->tcp_port);
     put(out, "uptime_in_seconds:%" PRIu64 "\r\nuptime_in_days:%" PRIu64 "\r\n",

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "node/release.h"
 
 enum { BUILD_ID_MAX = 32, FRAMES = 64, REPORT_STACK = 64 * 1024 };
 
@@ -129,7 +130,9 @@ static void on_crash(int number, siginfo_t *info, void *context) {
         used = append(line, used, sizeof line, " address=");
         used = append_hex(line, used, sizeof line, (uintptr_t)info->si_addr);
     }
-    used = append(line, used, sizeof line, " version=" IKV_VERSION " build_id=");
+    used = append(line, used, sizeof line, " version=");
+    used = append(line, used, sizeof line, release_name());
+    used = append(line, used, sizeof line, " build_id=");
     used = append(line, used, sizeof line, build_id);
     used = append(line, used, sizeof line, assert_has_explained() ? "\n" : "\nbacktrace:\n");
     ssize_t written = write(STDERR_FILENO, line, used);

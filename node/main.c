@@ -14,6 +14,7 @@
 #include "node/descriptors.h"
 #include "node/logging.h"
 #include "node/offline.h"
+#include "node/release.h"
 #include "node/server.h"
 #include "node/tls_files.h"
 
@@ -154,7 +155,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *given) {
             print_config_help();
             return EXIT_SUCCESS;
         case OPT_VERSION:
-            printf("invoke-kvd %s\n", IKV_VERSION);
+            printf("invoke-kvd %s\n", release_name());
             return EXIT_SUCCESS;
         case 'h':
         case OPT_HELP:
@@ -263,7 +264,7 @@ static int run(struct config *config) {
     (void)signal(SIGHUP, SIG_IGN); /* until there is something to reload */
     uv_loop_init(&loop);
     say_set_level(config->log_level);
-    say_info("starting", "version=%s build_id=%s node=%u cluster=%s data_dir=%s", IKV_VERSION,
+    say_info("starting", "version=%s build_id=%s node=%u cluster=%s data_dir=%s", release_name(),
              crash_build_id(), config->node_id, config->cluster, config->data_dir);
     if (descriptors_provide(config, &error) != ERROR_NONE ||
         server_open(&server, &loop, config, &error) != ERROR_NONE) {

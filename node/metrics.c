@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/assert.h"
+#include "node/release.h"
 
 static const char *const role_names[METRICS_ROLES] = {
     [METRICS_LEADER] = "leader",
@@ -109,7 +110,8 @@ static void write_peers(const struct source *source, const struct family *family
 static void write_info(const struct source *source, const struct family *family) {
     const struct metrics *metrics = source->metrics;
     put(source->out, "%s{version=\"%s\",build_id=\"%s\",cluster=\"%s\",node=\"%" PRIu64 "\"} 1\n",
-        family->name, IKV_VERSION, source->process->build_id, metrics->cluster, metrics->node_id);
+        family->name, release_name(), source->process->build_id, metrics->cluster,
+        metrics->node_id);
 }
 
 static void write_ready(const struct source *source, const struct family *family) {

@@ -1,7 +1,20 @@
-/* Feature levels: what a cluster whose nodes run neighbouring releases can rely on. */
+/* Which release this is, for people and for other nodes.
+ *
+ * The feature level is what nodes go by: it grows by one with each release that writes something
+ * that the release before cannot read, into the log, the databases or between nodes. Neighbouring
+ * levels work together; what a level brings is used only once all members have it, which is what
+ * CLUSTER MEMBERS tells as `level`. */
 #ifndef NODE_RELEASE_H
 #define NODE_RELEASE_H
 
-enum { IKV_LEVEL = 1 };
+#include <stdbool.h>
+#include <stdint.h>
+
+/* "0.1.0"; async-signal-safe. */
+const char *release_name(void);
+uint32_t release_level(void);
+
+/* Whether nodes of these levels may run side by side. */
+bool release_is_neighbour(uint32_t level, uint32_t other);
 
 #endif

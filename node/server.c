@@ -12,6 +12,7 @@
 #include "base/prng.h"
 #include "node/logging.h"
 #include "node/project_limits.h"
+#include "node/release.h"
 #include "node/server_internal.h"
 
 enum { LINK_QUEUE_BYTES = 32 << 20, LINK_RECONNECT_MIN_MS = 20, LINK_RECONNECT_MAX_MS = 1000 };
@@ -177,8 +178,7 @@ static enum error_code open_peers(struct server *server, struct error *error) {
                                     .cluster = config->cluster,
                                     .identity = {.incarnation = server->identity.incarnation,
                                                  .cluster_id = server->identity.cluster_id,
-                                                 .level = IKV_LEVEL,
-                                                 .release = IKV_VERSION},
+                                                 .level = release_level()},
                                     .boot = server->identity.boot,
                                     .nodes = nodes,
                                     .queue_bytes = LINK_QUEUE_BYTES,
@@ -187,6 +187,7 @@ static enum error_code open_peers(struct server *server, struct error *error) {
                                     .tls = server->tls.peers,
                                     .tls_required = config->peer_tls == CONFIG_TLS_REQUIRED,
                                     .callbacks = server_peers_callbacks(server)};
+    snprintf(options.identity.release, sizeof options.identity.release, "%s", release_name());
     options.n_nodes = server_peer_addresses(config, nodes);
     options.listen = (struct peer_address){.id = config->node_id, .port = config->peer_listen.port};
     snprintf(options.listen.host, sizeof options.listen.host, "%.*s",

@@ -159,7 +159,17 @@ static enum error_code check_incarnation(struct server *server, uint64_t node, u
 bool server_check_peer(void *data, uint64_t node, const struct peer_identity *identity,
                        struct error *error) {
     struct server *server = data;
-    enum error_code code = check_incarnation(server, node, identity->incarnation, error);
+    enum error_code code = ERROR_NONE;
+    if (!release_is_neighbour(release_level(), identity->level)) {
+        code =
+            error_set(error, ERROR_VERSION,
+                      "node %llu runs release %s (level %u), node %u release %s (level %u): only "
+                      "neighbouring levels work together; upgrade one after the other",
+                      (unsigned long long)node, identity->release, identity->level,
+                      server->config->node_id, release_name(), release_level());
+    }
+    code =
+        code != ERROR_NONE ? code : check_incarnation(server, node, identity->incarnation, error);
     code = code != ERROR_NONE ? code : check_cluster(server, node, identity->cluster_id, error);
     if (code != ERROR_NONE) {
         say_refused(server, node, error);

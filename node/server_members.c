@@ -6,6 +6,7 @@
 #include "base/resp.h"
 #include "node/logging.h"
 #include "node/membership.h"
+#include "node/release.h"
 #include "node/server_internal.h"
 
 enum {
@@ -270,7 +271,7 @@ static void write_node(const struct server *server, const struct config_node *no
     write_text(out, address);
     write_number(out, "connected", is_self || peers_is_up(server->peers, node->id));
     write_text(out, "release");
-    write_text(out, is_self ? IKV_VERSION : seen != NULL ? seen->release : "");
+    write_text(out, is_self ? release_name() : seen != NULL ? seen->release : "");
     write_number(out, "blank",
                  is_self ? server->identity.cluster_id == 0
                          : seen != NULL && seen->cluster_id == 0);
@@ -302,12 +303,24 @@ static void write_shard(const struct server *server, unsigned shard, struct buff
     }
 }
 
+/* The lowest level of the members, as far as this node has met them. */
+static uint32_t common_level(const struct server *server) {
+    uint32_t level = release_level();
+    for (unsigned i = 0; i < server->n_seen; i++) {
+        const struct server_peer *seen = &server->seen[i];
+        bool member = server_presence_of(server->groups[0], seen->node) != ABSENT;
+        level = member && seen->level < level ? seen->level : level;
+    }
+    return level;
+}
+
 void server_write_members(void *data, struct buffer *out, int version) {
     const struct server *server = data;
     const struct config *config = server->config;
     char id[17];
     snprintf(id, sizeof id, "%016llx", (unsigned long long)server->identity.cluster_id);
-    resp_write_map(out, 8, version);
+    resp_write_map(out, 9, version);
+    write_number(out, "level", common_level(server));
     write_text(out, "cluster");
     write_text(out, config->cluster);
     write_text(out, "cluster_id");

@@ -103,6 +103,7 @@ class Node:
         self.process = None
         self.environment = {}  # of every start, beside this process's own
         self.settings = {}  # of this node alone
+        self.binary = None  # another server than the others'
         self.may_report = False  # this test provokes a report in the log
         self.unexpected_exits = []
         os.makedirs(self.directory)
@@ -132,7 +133,7 @@ class Node:
         assert not self.is_running(), f"{self} is running already"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [Options.binary, "--config", self.config_path],
+                [self.binary or Options.binary, "--config", self.config_path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
