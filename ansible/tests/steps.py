@@ -111,6 +111,8 @@ def step_site(context):
     """site.yml makes a cluster of three blank hosts"""
     context.lab.add_hosts(1, 2, 3)
     context.inventory(1, 2, 3)
+    context.play("site.yml", "--check", "--diff")
+    assert not os.path.exists(os.path.join(context.host(1).root, "usr/bin/invoke-kvd"))
     output = context.play("site.yml")
     status = context.wait_healthy()
     assert all(shard["voters"] == 3 for shard in status["shards"]), status
@@ -292,6 +294,59 @@ def step_certificates(context):
     assert set(changes(context.play("site.yml")).values()) == {0}
 
 
+def contents(context):
+    """Every project's keys and values, as the command line exports them."""
+    host = context.host(1)
+    projects = [line.split()[0] for line in host.cli("project", "list").splitlines() if line.startswith(("load", "shop"))]
+    assert projects
+    return {name: host.cli("--project", name, "export", "-", "--format", "lines") for name in projects}
+
+
+def step_backup(context):
+    """backup.yml under load, wipe, restore.yml: the data is equal"""
+    host = context.host(1)
+    host.cli("project", "create", "shop", check=False)
+    host.cli("--project", "shop", "set", "before", "the backup")
+    load = context.load()
+    fetched = os.path.join(context.lab.directory, "backups")
+    context.play("backup.yml", "-e", f"invoke_kv_backup_fetch_dir={fetched}", "-e", "invoke_kv_backup_keep=1")
+    context.finish(load)
+    # One of a cluster that rests, to compare with.
+    expected = contents(context)
+    context.play("backup.yml", "-e", f"invoke_kv_backup_fetch_dir={fetched}", "-e", "invoke_kv_backup_keep=1")
+    assert len(host.execute("ls", "/var/backups/invoke-kv").split()) == 1
+    folder = os.path.join(fetched, "lab")
+    backup = os.path.join(folder, sorted(os.listdir(folder))[-1])
+    host.cli("--project", "shop", "set", "after", "the backup")
+    for each in context.lab.hosts.values():
+        each.execute("sh", "-c", "systemctl kill -s KILL invoke-kv; systemctl stop invoke-kv; rm -rf /var/lib/invoke-kv/*")
+    output = context.play("restore.yml", "-e", f"backup={backup}", fails=True)
+    assert "confirm=lab" in output, output
+    context.play("restore.yml", "-e", "confirm=lab", "-e", f"backup={backup}")
+    context.wait_healthy()
+    restored = contents(context)
+    assert restored == expected, sorted(name for name in expected if restored.get(name) != expected[name])
+    context.finish(context.load())
+    assert set(changes(context.play("site.yml")).values()) == {0}
+
+
+def step_quorum(context):
+    """two of three hosts are lost for good: restore.yml makes a cluster of the third and two new ones"""
+    context.host(1).cli("project", "create", "shop", check=False)
+    context.host(1).cli("--project", "shop", "set", "still", "there")
+    expected = contents(context)
+    for number in (2, 3):
+        context.host(number).power_cut()
+        context.lab.hosts.pop(number).remove()
+        context.lab.forget(number)
+    context.lab.add_hosts(2, 3)
+    context.play("restore.yml", "-e", "confirm=lab", "-e", "survivor=kv1")
+    context.wait_healthy()
+    assert contents(context) == expected
+    context.finish(context.load())
+    assert set(changes(context.play("site.yml")).values()) == {0}
+
+
 def step_firewall(context):
     """firewall rules: nodes reach each other, a client from elsewhere only where it may"""
 
@@ -328,6 +383,8 @@ ALL = [
     "replace",
     "certificates",
     "firewall",
+    "backup",
+    "quorum",
 ]
 FOUNDATIONS = ("packages", "site")
 QUICK = ("packages", "site", "again", "use", "power-cut", "upgrade")
