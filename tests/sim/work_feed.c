@@ -115,6 +115,7 @@ static void reader_act(struct worker *worker) {
 /* There may be a gap now. */
 static void lose_place(struct feed_reader *reader) {
     reader->has_place = false;
+    reader->next = 0; /* the next replica may be further behind than this one was */
     reader->has_complete = false;
     reader->partial = 0;
     cover("watches that were told of a gap");
