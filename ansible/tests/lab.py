@@ -115,6 +115,8 @@ class Host:
 
         command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=pipe"]
         command += [f"--directory={self.root}", f"--machine={self.name}", "--resolv-conf=off", "--timezone=off"]
+        # For firewall rules; the network is the host's own.
+        command += ["--capability=CAP_NET_ADMIN"]
         command += ["--link-journal=no", f"--network-namespace-path=/run/netns/{self.namespace}"]
         with open(os.path.join(self.directory, "console.log"), "ab") as console:
             # pylint: disable=subprocess-popen-preexec-fn
