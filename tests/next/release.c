@@ -3,7 +3,7 @@
 #include "node/release.h"
 
 const char *release_name(void) {
-    return "99.0.0";
+    return "99.0.0"; /* and so does CMakeLists.txt */
 }
 
 uint32_t release_level(void) {
