@@ -264,7 +264,7 @@ class LimitsTest(ClusterTest):
 
     def _paced(self, node, processes, connections, seconds):
         """Latencies of clients in processes of their own, each with its connections."""
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("spawn")  # the test has threads
         results = context.Queue()
         children = [context.Process(target=_pace, args=(node.port, i, connections, seconds, results), daemon=True)
                     for i in range(processes)]

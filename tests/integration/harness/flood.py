@@ -19,7 +19,7 @@ class Flood:
 
     def __init__(self, port, project, connections, requests):
         self.arguments = (port, project, connections, requests)
-        self.context = multiprocessing.get_context("fork")
+        self.context = multiprocessing.get_context("spawn")  # the test may have threads
         self.answered = self.context.Value("q", 0)
 
     def replies(self):

@@ -255,10 +255,12 @@ class Attack:
 
     def __init__(self, ports, count, processes=3, seed=None, limit_s=3600):
         self.seed = int(os.environ.get("MALFORMED_SEED", seed or random.randrange(1 << 32)))
-        self.results = multiprocessing.Queue()
+        # The test has threads: a fork might inherit a lock that one of them holds.
+        context = multiprocessing.get_context("spawn")
+        self.results = context.Queue()
         end_s = time.monotonic() + limit_s
         self.processes = [
-            multiprocessing.Process(
+            context.Process(
                 target=_work, args=(f"{self.seed}-{i}", ports, count // processes, end_s, self.results), daemon=True
             )
             for i in range(processes)
