@@ -239,8 +239,8 @@ enum error_code backup_hash_file(const char *path, char sha256[BACKUP_HASH_SIZE]
 enum error_code backup_check_file(const char *dir, const struct backup_shard *shard,
                                   struct error *error) {
     char path[PATH_MAX];
-    char sha256[BACKUP_HASH_SIZE];
-    uint64_t size;
+    char sha256[BACKUP_HASH_SIZE] = "";
+    uint64_t size = 0;
     snprintf(path, sizeof path, "%s/%s", dir, shard->file);
     enum error_code code = backup_hash_file(path, sha256, &size, error);
     if (code != ERROR_NONE) {

@@ -118,9 +118,14 @@ static int listen_on(struct sockaddr_storage *address) {
 }
 
 static uint16_t port_of(const struct sockaddr_storage *address) {
-    const void *bare = address;
-    return ntohs(address->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)bare)->sin6_port
-                                                : ((const struct sockaddr_in *)bare)->sin_port);
+    if (address->ss_family == AF_INET6) {
+        struct sockaddr_in6 six;
+        memcpy(&six, address, sizeof six);
+        return ntohs(six.sin6_port);
+    }
+    struct sockaddr_in four;
+    memcpy(&four, address, sizeof four);
+    return ntohs(four.sin_port);
 }
 
 enum error_code acceptor_open(struct acceptor **out, uv_loop_t *loop, const char *host,

@@ -47,7 +47,7 @@ static enum error_code choose_slot(const struct log_files *files, struct slice b
     for (size_t k = 0; k < LOG_NEWEST_SLOTS && k * LOG_BLOCK < bytes.size; k++) {
         struct slice slot =
             slice_make(bytes.data + k * LOG_BLOCK, bytes.size - k * (size_t)LOG_BLOCK);
-        struct log_newest newest;
+        struct log_newest newest = {0};
         enum error_code code = log_newest_decode(slot, &newest, error);
         if (code == ERROR_CORRUPT) {
             continue;

@@ -97,8 +97,9 @@ static bool serve(struct control *control, int connection) {
         carry_out(control->disk, line, answer);
         pthread_mutex_unlock(&control->disk->lock);
     }
-    strcat(answer, "\n");
-    (void)send(connection, answer, strlen(answer), MSG_NOSIGNAL);
+    size_t length = strlen(answer);
+    answer[length] = '\n'; /* instead of the 0 */
+    (void)send(connection, answer, length + 1, MSG_NOSIGNAL);
     return !ends;
 }
 
