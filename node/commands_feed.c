@@ -6,6 +6,7 @@
 #include "base/number.h"
 #include "base/resp.h"
 #include "node/resp_commands.h"
+#include "node/router.h"
 #include "node/session_state.h"
 #include "node/subscriptions.h"
 
@@ -77,8 +78,11 @@ static void watch(struct session *session, const struct feed_step *step, struct 
     }
 }
 
+/* Silence from a node that waits to be added would look as if nothing happened. */
 static void begin(struct session *session, const struct feed_step *step, struct buffer *out) {
-    if (step->is_watch) {
+    if (!subscriptions_are_served(session)) {
+        resp_write_error(out, "STALE", ROUTER_NOT_WHOLE);
+    } else if (step->is_watch) {
         watch(session, step, out);
     } else {
         subscribe(session, step, out);

@@ -86,4 +86,11 @@ struct router_stats router_stats(const struct router *router);
  * known. */
 uint64_t router_fresh_ms(const struct router *router, unsigned shard);
 
+/* This node's replica of the shard has a state to read: not so before the node was added to its
+ * cluster, nor while a snapshot is taking its place. */
+bool router_replica_is_whole(const struct router *router, unsigned shard);
+/* What reads of this replica, and who would follow it, are told (-STALE) when it has not. */
+#define ROUTER_NOT_WHOLE                                                                           \
+    "this replica has not started or is being replaced by a snapshot; ask another node"
+
 #endif

@@ -58,6 +58,10 @@ static bool replica_is_whole(const struct route *route) {
            !group_is_installing(shard->group);
 }
 
+bool router_replica_is_whole(const struct router *router, unsigned shard) {
+    return replica_is_whole(&router->routes[shard]);
+}
+
 static void refuse_old(struct route *route, struct op *op, uint64_t now_ms) {
     char text[ERROR_MESSAGE_SIZE];
     if (route->fresh_ms == 0) {
@@ -83,9 +87,7 @@ static bool is_too_old(const struct route *route, const struct op *op, uint64_t 
 /* False when the read was refused. */
 static bool admit_eventual(struct route *route, struct op *op) {
     if (!replica_is_whole(route)) {
-        fail_stale(route, op,
-                   "this replica has not started or is being replaced by a snapshot; ask another "
-                   "node");
+        fail_stale(route, op, ROUTER_NOT_WHOLE);
         return false;
     }
     uint64_t now_ms = router_now(route->router);

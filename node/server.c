@@ -206,6 +206,11 @@ static void submit_op(void *data, struct op *op) {
     router_submit(server->router, op);
 }
 
+static bool replica_is_whole(void *data, unsigned shard) {
+    const struct server *server = data;
+    return server->started && router_replica_is_whole(server->router, shard);
+}
+
 static enum error_code carry_out_order(void *data, enum cluster_order order, uint64_t node,
                                        unsigned shard, struct error *error) {
     return order == CLUSTER_TRANSFER ? server_transfer(data, shard, node, error)
@@ -252,6 +257,7 @@ static enum error_code open_clients(struct server *server, struct error *error) 
                                 .backup = server_backup,
                                 .write_members = server_write_members,
                                 .feed = server->feed,
+                                .replica_is_whole = replica_is_whole,
                                 .now_us = now_us,
                                 .on_slow = server_on_slow,
                                 .on_login_refused = server_on_login_refused,

@@ -134,6 +134,9 @@ struct session_port {
     void (*write_members)(void *data, struct buffer *out, int version);
     /* The change feed; NULL: there is none. Must outlive the sessions. */
     struct feed *feed;
+    /* This node's replica of the shard has the state of one: not so before its node was added to a
+     * cluster, nor while a snapshot takes its place. May be NULL: always. */
+    bool (*replica_is_whole)(void *data, unsigned shard);
     /* For session_host.requests, else NULL. Microseconds of the same clock as now_ms. */
     uint64_t (*now_us)(void *data);
     /* Slices are valid during the call. */

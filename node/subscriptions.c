@@ -337,6 +337,11 @@ bool subscriptions_fit(const struct session *session, const struct slice *names,
     return bytes <= SUBSCRIPTIONS_BYTES;
 }
 
+bool subscriptions_are_served(const struct session *session) {
+    const struct session_port *port = &session->host->port;
+    return port->replica_is_whole == NULL || port->replica_is_whole(port->data, shard_of(session));
+}
+
 uint64_t subscriptions_index(const struct session *session) {
     const struct feed *feed = session->host->port.feed;
     return feed_is_on(feed) ? feed_index(feed, shard_of(session)) : 0;

@@ -34,6 +34,8 @@ enum {
  * token is good, then subscribes. SUBSCRIPTIONS_NOW: there is no token to lose. */
 #define SUBSCRIPTIONS_NOW UINT64_MAX
 uint64_t subscriptions_index(const struct session *session);
+/* False: this replica does not know what happens to the project's keys. */
+bool subscriptions_are_served(const struct session *session);
 
 /* Whether `n` more of these names fit within the bounds. */
 bool subscriptions_fit(const struct session *session, const struct slice *names, unsigned n);

@@ -161,6 +161,9 @@ class MembersTest(ClusterTest):
         fourth.start()
         fourth.wait_for_log("found its cluster")
         self.assertEqual(members(cluster[1])[0], {1: True, 2: True, 3: True})
+        for words in (("WATCHKEYS", ""), ("WATCHKEYS", "a", "FROM", "0"), ("SUBSCRIBE", "a"), ("PSUBSCRIBE", "*")):
+            with self.assertRaisesRegex(ReplyError, "^STALE this replica has not started"):
+                fourth.call(*words)
         # Without it and one founder there is still a majority of three.
         cluster[3].kill()
         wait_for(lambda: cluster[1].call("SET", "a", "1") == "OK", "writes")

@@ -30,6 +30,7 @@ static struct {
     uint64_t index;
     struct op *op; /* submitted and not completed */
     uint64_t now_ms;
+    bool blank; /* the node waits to be added */
     unsigned wakes;
     char text[TEXT];
 } t;
@@ -61,6 +62,12 @@ static uint64_t fake_now_ms(void *data) {
     return t.now_ms;
 }
 
+static bool fake_replica_is_whole(void *data, unsigned shard) {
+    (void)data;
+    assert_int_equal(shard, 0);
+    return !t.blank;
+}
+
 static void on_wake(void *data) {
     (void)data;
     t.wakes++;
@@ -73,7 +80,10 @@ static void open_host(size_t history) {
                                           .max_output = 8 * MIB,
                                           .max_input = 4 * MIB};
     t.feed = feed_new(1, history);
-    const struct session_port port = {.submit = fake_submit, .now_ms = fake_now_ms, .feed = t.feed};
+    const struct session_port port = {.submit = fake_submit,
+                                      .now_ms = fake_now_ms,
+                                      .feed = t.feed,
+                                      .replica_is_whole = fake_replica_is_whole};
     session_host_init(&t.host, &limits, &port);
     t.session = session_new(&t.host, "127.0.0.1:5000", "127.0.0.1:7101", on_wake, NULL);
 }
@@ -269,6 +279,23 @@ static void test_watch(void **state) {
                  "*3 $11 unwatchkeys $5 user: :8 -ERR syntax error ");
     assert_reply("WATCHKEYS a FROM -1\r\nWATCHKEYS a TO 1\r\n",
                  "-ERR FROM takes an index, which is a number of 0 or more -ERR syntax error ");
+}
+
+/* A node that waits to be added has nothing to tell, and says so. */
+static void test_blank_node(void **state) {
+    (void)state;
+    const char *refusal = "-STALE this replica has not started or is being replaced by a snapshot; "
+                          "ask another node ";
+    t.blank = true;
+    assert_reply("WATCHKEYS a\r\n", refusal);
+    assert_reply("WATCHKEYS a FROM 3\r\n", refusal);
+    assert_reply("SUBSCRIBE a b\r\n", refusal);
+    assert_reply("PSUBSCRIBE *\r\n", refusal);
+    t.blank = false;
+    assert_reply("UNWATCHKEYS\r\n", "*3 $11 unwatchkeys $-1 :0 ");
+    assert_reply("WATCHKEYS a\r\n", "*3 $9 watchkeys $1 a :0 ");
+    t.blank = true;
+    assert_reply("UNWATCHKEYS\r\n", "*3 $11 unwatchkeys $1 a :0 ");
 }
 
 static void test_progress(void **state) {
@@ -590,6 +617,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_resp2_while_subscribed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_resp3, setup, teardown),
         cmocka_unit_test_setup_teardown(test_watch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_blank_node, setup, teardown),
         cmocka_unit_test_setup_teardown(test_progress, setup, teardown),
         cmocka_unit_test_setup_teardown(test_projects, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_watcher, setup, teardown),
