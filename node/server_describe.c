@@ -88,7 +88,7 @@ void server_describe(void *data, struct server_info *info) {
     info->log_segments = logged.segments;
     info->log_syncs = logged.syncs;
     info->disk_free = server->disk_free;
-    info->disk_has_space = !server->disk_low && log_has_space(server->log);
+    info->disk_has_space = !server_disk_is_low(server);
 }
 
 bool server_find_leader(void *data, unsigned shard, const char **host, uint16_t *port) {

@@ -60,6 +60,21 @@ static void watch_disk(struct server *server) {
     }
 }
 
+bool server_disk_is_low(const struct server *server) {
+    return server->disk_low || !log_has_space(server->log);
+}
+
+static void tend_space(struct server *server, uint64_t now_ms) {
+    bool low = server_disk_is_low(server);
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        uint64_t to = space_tend(&server->space, server->groups[i], i, low, now_ms);
+        if (to != 0) {
+            say_info("hands leadership to a node whose disk has space", "shard=%u to=%llu", i,
+                     (unsigned long long)to);
+        }
+    }
+}
+
 /* A shard's leadership belongs to the nodes in turn, so that they share the work. */
 static uint64_t preferred_leader(const struct server *server, unsigned shard) {
     uint64_t ids[LIMIT_NODES];
@@ -87,7 +102,8 @@ static void balance(struct server *server, uint64_t now_ms) {
         uint64_t to = preferred_leader(server, i);
         if (group_role(group) != GROUP_LEADER || to == 0 || to == server->identity.node_id ||
             now_ms < server->leading_since_ms[i] + calm_ms || !peers_is_up(server->peers, to) ||
-            group_match(group, to) + 64 < group_commit(group) || group_match(group, to) == 0) {
+            group_match(group, to) + 64 < group_commit(group) || group_match(group, to) == 0 ||
+            !space_may_lead(&server->space, group, to, now_ms)) {
             continue;
         }
         /* A refused or failed transfer is not tried again at once. */
@@ -134,6 +150,9 @@ void server_on_tick(struct server *server) {
         }
     }
     watch_disk(server); /* often: clients fill a small disk within a second */
+    if (server->started && !server->stopping) {
+        tend_space(server, now_ms);
+    }
     server_memory_tick(server, now_ms);
     router_tick(server->router, now_ms);
     if (now_ms >= server->last_duty_ms + SERVER_DUTY_MS) {

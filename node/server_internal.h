@@ -19,6 +19,7 @@
 #include "node/server_info.h"
 #include "node/session.h"
 #include "node/shard.h"
+#include "node/space.h"
 #include "node/tls_files.h"
 #include "node/workers_uv.h"
 #include "raft/identity.h"
@@ -141,6 +142,7 @@ struct server {
     struct notify notify;
     bool disk_low;
     uint64_t disk_free;
+    struct space space;
     uint64_t digest_mismatches;
     uint64_t leading_since_ms[LIMIT_SHARDS];
     char addresses[LIMIT_NODES][CONFIG_HOST_SIZE + 8];
@@ -182,6 +184,8 @@ void server_on_digest(struct server *server, unsigned shard, struct job_digest d
 void server_receive_digest(struct server *server, uint64_t from,
                            const struct peer_message *message);
 unsigned server_leads(const struct server *server); /* number of shards led by this node */
+/* The disk is nearly full, or the log has no room: the node refuses what grows. */
+bool server_disk_is_low(const struct server *server);
 
 /* server_members.c: membership of the groups */
 enum server_presence { ABSENT, STANDBY, VOTER };

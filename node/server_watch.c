@@ -184,7 +184,7 @@ static void gather_readiness(const struct server *server, uint64_t now_ms,
     readiness->joining = !server->started;
     readiness->unadded = server->started &&
                          server_presence_of(server->groups[0], server->identity.node_id) == ABSENT;
-    readiness->disk_low = server->disk_low || !log_has_space(server->log);
+    readiness->disk_low = server_disk_is_low(server);
     readiness->disk_free_bytes = server->disk_free;
     readiness->replicas_differ = server->digest_mismatches > 0;
     readiness->n_shards = server->started ? server->config->shards : 0;

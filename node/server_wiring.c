@@ -28,8 +28,7 @@ static uint64_t port_bulk_queued(void *data, uint64_t to, uint16_t group) {
 }
 
 static bool port_disk_low(void *data) {
-    struct server *server = data;
-    return server->disk_low || !log_has_space(server->log);
+    return server_disk_is_low(data);
 }
 
 static bool port_log_is_full(void *data) {

@@ -988,6 +988,17 @@ bool group_quorum_has_space(const struct group *group) {
     return n - low > n / 2;
 }
 
+enum group_space group_peer_space(const struct group *group, uint64_t node) {
+    for (unsigned i = 0; i < group->n_peers && group_role(group) == GROUP_LEADER; i++) {
+        const struct group_peer *peer = &group->peers[i];
+        if (peer->id == node && peer->heard_ms > 0 &&
+            group->now_ms < peer->heard_ms + group->options.election_ms) {
+            return peer->disk_low ? GROUP_SPACE_LOW : GROUP_SPACE_FINE;
+        }
+    }
+    return GROUP_SPACE_UNKNOWN;
+}
+
 uint64_t group_elections(const struct group *group) {
     return group->elections;
 }

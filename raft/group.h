@@ -188,6 +188,14 @@ bool group_contact(const struct group *group, struct group_contact *contact);
 bool group_is_started(const struct group *group);
 /* True unless a majority of voters, this node included, has reported a nearly full disk. */
 bool group_quorum_has_space(const struct group *group);
+/* What the other node last said of its disk to this leader. */
+enum group_space {
+    GROUP_SPACE_UNKNOWN, /* it has not answered for an election timeout, or this node does not lead
+                          */
+    GROUP_SPACE_LOW,
+    GROUP_SPACE_FINE
+};
+enum group_space group_peer_space(const struct group *group, uint64_t node);
 /* Ids of the current voters; returns their number. */
 unsigned group_voters(const struct group *group, uint64_t ids[LIMIT_NODES]);
 uint64_t group_elections(const struct group *group); /* times this node became candidate */

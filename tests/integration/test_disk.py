@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 from harness.case import ClusterTest, quick
 from harness.cluster import Options
@@ -111,6 +112,33 @@ class FullDiskTest(ClusterTest):
         cluster.wait_ready(60)
         cluster.wait_caught_up()
         self.assertEqual(load.lost(cluster[3]), [])
+
+    @quick
+    def test_leaders_disk_full(self):
+        """A leader whose own disk is full hands its shards to nodes that have space: clients are
+        refused for a moment only, through any node. It does not lead again while its disk is full."""
+        cluster, disks = self._cluster_on_small_disks({1, 2, 3})
+        leader = cluster.leader_of()
+        with Load(cluster.nodes, ["default"], writers_per_project=3, value_size=1000) as load:
+            load.wait_for_writes(50)
+            filled = time.monotonic()
+            disks[leader.id].fill(leave_bytes=8 * MIB)
+            wait_for(lambda: not leader.led_shards(), "the full node to lead nothing", 30)
+            time.sleep(1)  # refusals of the time before have arrived
+            calm = time.monotonic()
+            load.wait_for_writes(200)
+            time.sleep(5)
+        refused = [error for error in load.errors() if error[2].startswith("NOSPACE")]
+        self.report(f"{len(refused)} refused, the last {max([e[1] for e in refused], default=filled) - filled:.2f} s after the disk was full")
+        self.assertEqual([error for error in refused if error[1] > calm], [])
+        self.assertEqual(leader.led_shards(), [])
+        self.assertIn("hands leadership to a node whose disk has space", leader.log())
+        for node in cluster.nodes:
+            self.assertEqual(load.lost(node), [])
+        disks[leader.id].release()
+        cluster.wait_ready(60)
+        cluster.wait_caught_up()
+        self.assertEqual(load.lost(leader), [])
 
 
 class FailedSyncTest(ClusterTest):

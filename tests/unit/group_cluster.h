@@ -449,7 +449,7 @@ static void node_crash(struct node *node, unsigned kept) {
     node->install_at_ms = 0;
 }
 
-static void node_restart(struct node *node) {
+static inline void node_restart(struct node *node) {
     node_crash(node, 0);
     node_start(node);
 }
@@ -609,7 +609,7 @@ static bool node_propose(struct node *node, unsigned n) {
 }
 
 /* A linearizable read; false when the node does not serve reads. */
-static bool node_read(struct node *node) {
+static inline bool node_read(struct node *node) {
     if (node->group == NULL || node->lead_term == 0 || group_role(node->group) != GROUP_LEADER ||
         group_commit(node->group) < node->lead_last || node->n_reads == CLUSTER_READS) {
         return false;
@@ -621,7 +621,7 @@ static bool node_read(struct node *node) {
     return true;
 }
 
-static void node_cut(struct node *node, unsigned trailing) {
+static inline void node_cut(struct node *node, unsigned trailing) {
     if (node->group == NULL || group_is_installing(node->group) || node->applied == 0) {
         return;
     }
@@ -639,7 +639,7 @@ static void node_isolate(struct node *node, bool isolated) {
     }
 }
 
-static void cluster_heal(struct cluster *cluster) {
+static inline void cluster_heal(struct cluster *cluster) {
     memset(cluster->cut, 0, sizeof cluster->cut);
     cluster->drop_percent = 0;
     cluster->duplicate_percent = 0;
@@ -669,7 +669,7 @@ static struct node *cluster_other(struct cluster *cluster, const struct node *a,
 }
 
 /* Everything that the leader has is committed on every node. */
-static void assert_converged(struct cluster *cluster) {
+static inline void assert_converged(struct cluster *cluster) {
     struct node *leader = cluster_elect(cluster);
     for (unsigned id = 1; id <= cluster->n; id++) {
         struct node *node = &cluster->nodes[id];
