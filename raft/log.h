@@ -122,7 +122,7 @@ void log_read(struct log *log, unsigned group, uint64_t first, unsigned n, uint6
 
 /* False while the disk has no room for the next segment: the caller refuses new entries, terms and
  * votes still fit into a reserve. Turns true by itself when space returns (retried every second).
- */
+ * What was accepted before that was known waits for space, for a minute, then the process ends. */
 bool log_has_space(const struct log *log);
 
 /* Entries of `group` whose bytes lie in the oldest segment keep it from being removed. Returns true

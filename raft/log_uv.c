@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <uv.h>
 
 #include "base/assert.h"
@@ -27,6 +28,8 @@
 enum {
     SEAL_AFTER_MS = 100,
     RETRY_MS = 1000,
+    STARVED_RETRY_MS = 50, /* the log thread's attempts to get the next segment on a full disk */
+    STARVED_MAX_S = 60,    /* and for how long */
     /* With more segments than this, the last entries of the oldest one are moved. The caller of
      * log_pinned_by(log, 4, ...) gets to checkpoint before. */
     RELOCATE_SEGMENTS = 5,
@@ -37,6 +40,7 @@ enum {
     RELOCATE_ENTRIES = 256
 };
 #define RELOCATE_BYTES (1 * MIB)
+#define NS_PER_S UINT64_C(1000000000)
 
 /* A segment in use. Readers may keep its file open after it was removed. */
 struct segment {
@@ -68,6 +72,7 @@ struct shared {
     uint64_t room; /* bytes left in the current segment */
     struct log_writer_stats stats;
     bool reset_max;
+    uint64_t starved_ns; /* since when the thread has been waiting for space, 0: it is not */
     bool exited;
 };
 
@@ -100,6 +105,7 @@ struct log {
     struct segment_list retired;  /* to be recycled or removed, oldest first */
     bool job_running;
     bool prepare_failed; /* and there is no spare */
+    bool starved;        /* the log thread waits for space, as last seen in `shared` */
     unsigned n_spares;   /* as last seen in `shared` */
     uint32_t next_spare;
     uv_timer_t retry; /* active: no new attempt before it fires */
@@ -195,11 +201,32 @@ static bool thread_take_spare(void *context, struct log_spare *spare) {
     return have;
 }
 
+static bool thread_wait_for_space(void *context) {
+    struct log *log = context;
+    struct shared *shared = &log->shared;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+    uv_mutex_lock(&shared->mutex);
+    bool begins = shared->starved_ns == 0;
+    shared->starved_ns = begins ? now_ns : shared->starved_ns;
+    bool go_on = !shared->closing && now_ns < shared->starved_ns + STARVED_MAX_S * NS_PER_S;
+    if (begins) {
+        uv_async_send(&log->async); /* see log_has_space() */
+    }
+    if (go_on) {
+        (void)uv_cond_timedwait(&shared->wake, &shared->mutex, STARVED_RETRY_MS * NS_PER_S / 1000);
+    }
+    uv_mutex_unlock(&shared->mutex);
+    return go_on;
+}
+
 static void thread_segment_started(void *context, uint32_t number, int file, uint64_t size) {
     struct log *log = context;
     struct segment *segment = segment_new(number, file, size);
     uv_mutex_lock(&log->shared.mutex);
     segment_list_push(&log->shared.started, segment);
+    log->shared.starved_ns = 0;
     uv_mutex_unlock(&log->shared.mutex);
     uv_async_send(&log->async);
 }
@@ -374,6 +401,9 @@ bool log_cached(const struct log *log, unsigned group, uint64_t index, struct lo
 }
 
 bool log_has_space(const struct log *log) {
+    if (log->starved) {
+        return false;
+    }
     if (!log->prepare_failed) {
         return true;
     }
@@ -858,6 +888,7 @@ static void log_completions(uv_async_t *async) {
     }
     log->room = shared->room;
     log->n_spares = shared->n_spares;
+    log->starved = shared->starved_ns != 0;
     bool exited = shared->exited;
     uv_mutex_unlock(&shared->mutex);
 
@@ -896,6 +927,7 @@ static void log_start_writer(struct log *log, const struct log_recovery *recover
     const struct log_writer_host host = {
         .context = log,
         .take_spare = thread_take_spare,
+        .wait_for_space = thread_wait_for_space,
         .segment_started = thread_segment_started,
         .completed = thread_completed,
     };

@@ -274,6 +274,26 @@ static void batch_commit(struct log_writer *writer) {
     tail->sealed = false;
 }
 
+/* A file for the next segment: 0, or -errno. */
+static int segment_prepare(struct log_writer *writer, uint32_t number, uint64_t size,
+                           struct log_spare *spare) {
+    if (size == writer->files.segment_size &&
+        writer->host.take_spare(writer->host.context, spare)) {
+        return 0;
+    }
+    snprintf(spare->name, sizeof spare->name, "next-%" PRIx32, number);
+    spare->file =
+        log_file_prepare(writer->files.storage, writer->files.dir, spare->name, size, false);
+    return spare->file < 0 ? spare->file : 0;
+}
+
+/* What is queued was accepted before the disk was known to be full. Nobody was promised anything of
+ * it yet, so it can wait, as on a slow disk. */
+static bool worth_waiting(const struct log_writer *writer, int result) {
+    return (result == -ENOSPC || result == -EDQUOT) && writer->host.wait_for_space != NULL &&
+           writer->host.wait_for_space(writer->host.context);
+}
+
 /* Goes on in a new segment that has room for a record with this payload. */
 static void segment_switch(struct log_writer *writer, uint64_t payload_size) {
     uint64_t needed = LOG_BLOCK +
@@ -286,15 +306,13 @@ static void segment_switch(struct log_writer *writer, uint64_t payload_size) {
     uint32_t number = writer->tail.number + 1;
     ASSERT(number != 0);
     struct log_spare spare;
-    if (size != writer->files.segment_size ||
-        !writer->host.take_spare(writer->host.context, &spare)) {
-        snprintf(spare.name, sizeof spare.name, "next-%" PRIx32, number);
-        spare.file =
-            log_file_prepare(writer->files.storage, writer->files.dir, spare.name, size, false);
+    int result = segment_prepare(writer, number, size, &spare);
+    while (result != 0 && worth_waiting(writer, result)) {
+        result = segment_prepare(writer, number, size, &spare);
     }
-    int result = spare.file < 0 ? spare.file
-                                : log_file_activate(&writer->files, &spare, number,
-                                                    writer->tail.sequence, size);
+    if (result == 0) {
+        result = log_file_activate(&writer->files, &spare, number, writer->tail.sequence, size);
+    }
     if (result != 0) {
         assert_fatal("cannot start log segment %016" PRIx32 ".seg of %" PRIu64 " bytes in %s: %s; "
                      "the process cannot go on without it: free space on that disk and start again",

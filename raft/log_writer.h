@@ -2,7 +2,8 @@
  * starts new segments. Synchronous and free of libuv: the log thread runs it in production, tests
  * run it on a disk that crashes.
  *
- * Any failed write or sync ends the process (assert_fatal). */
+ * Any failed write or sync ends the process (assert_fatal); lack of space for a new segment does
+ * when the host has waited for it in vain. */
 #ifndef RAFT_LOG_WRITER_H
 #define RAFT_LOG_WRITER_H
 
@@ -78,6 +79,9 @@ struct log_writer_host {
     void *context;
     /* Hands over a prepared file, or returns false. */
     bool (*take_spare)(void *context, struct log_spare *spare);
+    /* There is no room for the next segment. Waits a little; false: it is not worth another
+     * attempt. NULL: it never is. */
+    bool (*wait_for_space)(void *context);
     /* Writing goes on in a new segment. The host closes `file`, but not while it is the newest. */
     void (*segment_started)(void *context, uint32_t number, int file, uint64_t size);
     /* These operations are durable. The host takes them over. */

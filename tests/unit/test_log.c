@@ -663,7 +663,42 @@ static void body_failing_sync(struct fixture *f) {
 static void body_running_out(struct fixture *f) {
     open_faulty(f);
     atomic_store(&faulty.full, true);
-    append_range(f, 0, 1, 3000, 1, 1000);
+    for (uint64_t i = 1; i <= 3000; i++) {
+        append_one(f, 0, i, 1, 1000, NULL);
+    }
+    log_kick(f->log);
+    run_for(f, 300); /* it waits for space, but not when it is to end */
+    log_close(f->log, NULL, NULL);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+}
+
+/* More was accepted than fits, before anybody could know. */
+static void test_what_was_accepted_waits_for_space(void **state) {
+    struct fixture *f = *state;
+    struct error error;
+    struct waiter waiter;
+    struct log_options options = faulty_options(f);
+    assert_int_equal(log_open(&f->log, &f->loop, &options, &error), ERROR_NONE);
+    run_for(f, 200);
+    atomic_store(&faulty.full, true);
+    for (uint64_t i = 1; i <= 5000; i++) {
+        append_one(f, 0, i, 1, 1000, i == 5000 ? waiter_start(&waiter) : NULL);
+    }
+    log_kick(f->log);
+    for (unsigned k = 0; k < 300 && log_has_space(f->log); k++) {
+        run_for(f, 20);
+    }
+    assert_false(log_has_space(f->log));
+    run_for(f, 200);
+    assert_false(waiter.done);
+    atomic_store(&faulty.full, false);
+    waiter_wait(f, &waiter);
+    for (unsigned k = 0; k < 300 && !log_has_space(f->log); k++) {
+        run_for(f, 20);
+    }
+    assert_true(log_has_space(f->log));
+    reopen_log(f);
+    assert_readable(f, 0, 1, 5000, 1, 1000);
 }
 
 static void test_failures_are_fatal(void **state) {
@@ -789,6 +824,7 @@ int main(void) {
         TEST(test_idle_log_seals_itself),
         TEST(test_wrong_options_are_refused),
         TEST(test_lack_of_space_is_known_in_time),
+        TEST(test_what_was_accepted_waits_for_space),
         TEST(test_open_survives_each_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
