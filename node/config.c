@@ -141,6 +141,8 @@ static const struct key_spec key_specs[CONFIG_KEYS] = {
                           "recent log entries kept in memory"},
     [CONFIG_SHARD_CACHE] = {"shard_cache", VALUE_SIZE, FIELD(shard_cache), 64 * KIB, 64 * GIB,
                             "16MiB", "database page cache of each shard"},
+    [CONFIG_SHARD_WINDOW] = {"shard_window", VALUE_SIZE, FIELD(shard_window), 64, 1 * GIB, "64KiB",
+                             "writes under way to a shard while others are in use; more wait"},
     [CONFIG_WORKERS] = {"workers", VALUE_NUMBER, FIELD(workers), 1, 64, "2",
                         "state machine threads"},
     [CONFIG_SNAPSHOT_LOG_BYTES] = {"snapshot_log_bytes", VALUE_SIZE, FIELD(snapshot_log_bytes),

@@ -84,6 +84,7 @@ enum config_key {
     CONFIG_SEGMENT_SIZE,
     CONFIG_LOG_CACHE,
     CONFIG_SHARD_CACHE,
+    CONFIG_SHARD_WINDOW,
     CONFIG_WORKERS,
     CONFIG_SNAPSHOT_LOG_BYTES,
     CONFIG_TRAILING_ENTRIES,
@@ -141,6 +142,8 @@ struct config {
     uint64_t segment_size;
     uint64_t log_cache;
     uint64_t shard_cache; /* page cache of each shard */
+    /* Bytes of writes that this node has under way to a shard while others are in use as well. */
+    uint64_t shard_window;
     unsigned workers;
     uint64_t snapshot_log_bytes;
     uint64_t trailing_entries;

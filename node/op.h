@@ -62,6 +62,7 @@ struct op {
     enum op_state state;
     uint64_t sequence;
     uint64_t bytes;       /* counted for it while it is under way */
+    bool in_window;       /* write: one of those that its route has sent on their way */
     uint64_t term;        /* in which it was proposed or forwarded */
     uint64_t link_epoch;  /* of the peer link it was forwarded over */
     uint64_t stream;      /* in which it was forwarded; no two attempts share one */

@@ -41,9 +41,53 @@ static void leave_op(struct router *router, struct op *op) {
     router->stats.inflight_bytes -= op->bytes;
 }
 
+/* --- the window of writes in flight ------------------------------------------------------------
+ */
+
+void router_note_use(struct router *router, unsigned shard) {
+    if (shard != router->used_shard) {
+        router->other_used_ms = router->used_ms;
+        router->used_shard = shard;
+    }
+    router->used_ms = router_now(router);
+}
+
+static bool is_alone(const struct route *route) {
+    const struct router *router = route->router;
+    uint64_t used_ms =
+        router->used_shard == route->number ? router->other_used_ms : router->used_ms;
+    return used_ms == 0 || router_now(router) > used_ms + ROUTER_WINDOW_HOLD_MS;
+}
+
+static bool window_takes(const struct route *route, const struct op *op) {
+    return !op->is_write || route->window_ops < ROUTER_WINDOW_OPS ||
+           route->window_bytes + op->bytes <= route->router->options.window_bytes ||
+           is_alone(route);
+}
+
+void router_enter_window(struct route *route, struct op *op) {
+    ASSERT(op->is_write && !op->in_window);
+    op->in_window = true;
+    route->window_bytes += op->bytes;
+    route->window_ops++;
+}
+
+static void leave_window(struct route *route, struct op *op) {
+    if (op->in_window) {
+        ASSERT(route->window_ops > 0 && route->window_bytes >= op->bytes);
+        op->in_window = false;
+        route->window_bytes -= op->bytes;
+        route->window_ops--;
+    }
+}
+
+/* --- answers -----------------------------------------------------------------------------------
+ */
+
 void router_finish(struct router *router, struct op *op, struct result *result) {
     list_remove(&op->link);
     if (!op->is_remote) {
+        leave_window(&router->routes[op->shard], op);
         leave_op(router, op);
     }
     if (op->job != NULL) {
@@ -80,6 +124,7 @@ bool router_leads(const struct route *route) {
 void router_park(struct route *route, struct op *op) {
     struct list_node *at = route->parked.prev;
     list_remove(&op->link);
+    leave_window(route, op);
     op->state = OP_PARKED;
     while (at != &route->parked && LIST_ENTRY(at, struct op, link)->sequence > op->sequence) {
         at = at->prev;
@@ -160,6 +205,9 @@ static bool forward_op(struct route *route, struct op *op, uint64_t leader, uint
     route->last_large = is_large(op) ? op->sequence : route->last_large;
     list_remove(&op->link);
     list_push(&route->inflight, &op->link);
+    if (op->is_write) {
+        router_enter_window(route, op);
+    }
     router->stats.forwarded++;
     return true;
 }
@@ -168,7 +216,7 @@ static bool forward_op(struct route *route, struct op *op, uint64_t leader, uint
 static bool dispatch(struct route *route, struct op *op) {
     struct router_port *port = &route->router->options.port;
     uint64_t leader = group_leader(route->shard->group);
-    if (leader == 0) {
+    if (leader == 0 || !window_takes(route, op)) {
         return false;
     }
     if (leader == route->router->options.self) {
@@ -193,6 +241,12 @@ void router_drain(struct route *route) {
     route->draining = false;
 }
 
+/* Behind what waits? Not a read of the leader that need not see writes of its client that wait. */
+static bool must_queue(const struct route *route, const struct op *op) {
+    bool is_free = !op->is_write && !op->after_writes && router_leads(route);
+    return !list_empty(&route->parked) && !is_free;
+}
+
 void router_submit(struct router *router, struct op *op) {
     ASSERT(op->shard < router->options.n_shards);
     struct route *route = &router->routes[op->shard];
@@ -200,10 +254,12 @@ void router_submit(struct router *router, struct op *op) {
     op->state = OP_NEW;
     op->is_remote = false;
     op->fate_lost = false;
+    op->in_window = false;
     op->job = NULL;
     op->term = 0;
     op->seen_index = 0;
     op->deadline_ms = router_now(router) + router->options.request_timeout_ms;
+    router_note_use(router, op->shard);
     uint64_t max = router->options.inflight_bytes_max;
     bool fits =
         router->stats.inflight == 0 || router->stats.inflight_bytes + op->command.size <= max;
@@ -222,7 +278,7 @@ void router_submit(struct router *router, struct op *op) {
     }
     if (!op->is_write && op->level != READ_LINEARIZABLE) {
         local_submit(route, op);
-    } else if (!list_empty(&route->parked) || !dispatch(route, op)) {
+    } else if (must_queue(route, op) || !dispatch(route, op)) {
         router_park(route, op);
     }
 }
@@ -340,6 +396,9 @@ static void settle_fence(struct route *route, uint64_t fence) {
 void router_on_applied(struct router *router, unsigned shard, struct job *job, uint64_t index,
                        uint64_t term, bool gap) {
     struct route *route = &router->routes[shard];
+    if (job != NULL && job->n_results > 0) {
+        router_note_use(router, shard);
+    }
     for (unsigned i = 0; job != NULL && i < job->n_results; i++) {
         struct job_result *result = &job->results[i];
         if (result->origin.node != router->options.self) {
@@ -520,6 +579,11 @@ static void expire_list(struct route *route, struct list_node *list, uint64_t no
         bool sent = op->state == OP_PROPOSED || op->state == OP_FORWARDED;
         if (sent && op->is_write) {
             fail_uncertain(router, op);
+        } else if (op->state == OP_PARKED && route->window_ops >= ROUTER_WINDOW_OPS) {
+            router->stats.busy++;
+            router_fail(router, op, ERROR_BUSY,
+                        "the writes of this project's shard that came before it were not done in "
+                        "time; the request was not carried out; try again");
         } else {
             router_fail(router, op, ERROR_NOLEADER,
                         "no leader answered for this project's shard in time; the request was "

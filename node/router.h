@@ -47,6 +47,7 @@ struct router_options {
     struct shard *shards;
     unsigned request_timeout_ms;
     uint64_t inflight_bytes_max; /* of all operations of this node's clients */
+    uint64_t window_bytes;       /* writes under way to a shard while others are in use as well */
     uint64_t default_quota;
     struct router_port port;
 };

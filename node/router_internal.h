@@ -16,7 +16,10 @@ enum {
     ROUTER_UNCOMMITTED_BYTES = 96 << 20, /* proposed by this leader and not yet applied */
     ROUTER_REPLY_QUEUE = 16 << 20,       /* no reads for a peer while more waits to be sent to it */
     ROUTER_BATCHES = 256,                /* entries proposed at once */
-    ROUTER_ALONE = 64 * 1024             /* larger commands are batches of their own */
+    ROUTER_ALONE = 64 * 1024,            /* larger commands are batches of their own */
+    /* See router_options.window_bytes. */
+    ROUTER_WINDOW_OPS = 2,      /* writes may be under way, of any size */
+    ROUTER_WINDOW_HOLD_MS = 200 /* another shard counts as in use for so long */
 };
 
 /* A sequence number with this bit is a fence, the rest its number. */
@@ -49,6 +52,8 @@ struct route {
     struct list_node parked;
     struct list_node inflight;
     uint64_t retry_at_ms;
+    uint64_t window_bytes; /* of writes in flight ... */
+    unsigned window_ops;   /* ... and their number */
 
     /* Forwarding. */
     uint64_t stream;
@@ -90,6 +95,12 @@ struct router {
     uint64_t next_sequence;
     unsigned remote_reads;
     struct router_stats stats;
+
+    /* The shard that was last in use by clients of any node, as far as this one sees, when that
+     * was, and when any other was. */
+    unsigned used_shard;
+    uint64_t used_ms;
+    uint64_t other_used_ms;
 };
 
 /* router.c */
@@ -97,6 +108,9 @@ uint64_t router_now(const struct router *router);
 /* Ends an operation with a result (or an error) and releases the result. */
 void router_finish(struct router *router, struct op *op, struct result *result);
 void router_fail(struct router *router, struct op *op, enum error_code code, const char *text);
+void router_note_use(struct router *router, unsigned shard);
+/* A write goes on its way: proposed or forwarded. */
+void router_enter_window(struct route *route, struct op *op);
 /* Puts an operation among the parked ones, by sequence. */
 void router_park(struct route *route, struct op *op);
 void router_drain(struct route *route);

@@ -303,6 +303,7 @@ enum lead_answer lead_submit(struct route *route, struct op *op) {
     op->index = 0;
     list_remove(&op->link);
     list_push(&route->inflight, &op->link);
+    router_enter_window(route, op);
     return LEAD_TAKEN;
 }
 
@@ -405,6 +406,7 @@ static void fail_forwarded(struct route *route, uint64_t from, const struct forw
 
 void lead_receive(struct route *route, uint64_t from, const struct forward *forward) {
     struct router *router = route->router;
+    router_note_use(router, route->number);
     bool is_write = (forward->flags & FORWARD_WRITE) != 0;
     bool can_take = shard_is_ready(route->shard) &&
                     forward->term == group_term(route->shard->group) &&

@@ -166,6 +166,7 @@ static void make_router(struct server *server) {
                                      .shards = server->shards,
                                      .request_timeout_ms = (unsigned)config->request_timeout_ms,
                                      .inflight_bytes_max = config->max_memory_inflight,
+                                     .window_bytes = config->shard_window,
                                      .default_quota = config->default_quota,
                                      .port = server_router_port(server)};
     server->router = router_new(&options);

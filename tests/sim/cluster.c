@@ -60,6 +60,7 @@ static void make_config(struct node *node) {
     set(config, "segment_size=1MiB");
     set(config, "log_cache=%llu", (unsigned long long)options.log_cache);
     set(config, "shard_cache=256KiB");
+    set(config, "shard_window=%llu", (unsigned long long)options.shard_window);
     set(config, "workers=%u", options.workers);
     set(config, "snapshot_log_bytes=%llu", (unsigned long long)options.snapshot_log_bytes);
     set(config, "trailing_entries=%llu", (unsigned long long)options.trailing_entries);

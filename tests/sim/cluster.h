@@ -37,6 +37,7 @@ struct cluster_options {
     uint64_t snapshot_log_bytes;
     uint64_t trailing_entries;
     uint64_t log_cache;
+    uint64_t shard_window;
     unsigned workers;
     bool rebalance;
     uint64_t request_timeout_ms;

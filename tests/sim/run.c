@@ -59,6 +59,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
                                  .snapshot_log_bytes = PICK(&prng, 65536, 65536, 262144, 1048576),
                                  .trailing_entries = PICK(&prng, 0, 0, 8, 64, 4096),
                                  .log_cache = PICK(&prng, 65536, 65536, 1048576),
+                                 .shard_window = PICK(&prng, 64, 256, 1024, 65536),
                                  .workers = (unsigned)PICK(&prng, 1, 2),
                                  .rebalance = prng_below(&prng, 2) == 0,
                                  .request_timeout_ms = PICK(&prng, 1000, 5000, 5000),

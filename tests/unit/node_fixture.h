@@ -369,6 +369,7 @@ static inline void node_build(struct node *node) {
                                     .shards = &node->shard,
                                     .request_timeout_ms = fleet->timeout_ms,
                                     .inflight_bytes_max = 64 << 20,
+                                    .window_bytes = 64 << 10,
                                     .default_quota = LIMIT_QUOTA_DEFAULT};
     router.port = (struct router_port){.data = node,
                                        .now_ms = node_now,

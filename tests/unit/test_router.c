@@ -719,6 +719,89 @@ static void test_busy(void **state) {
     request_free(&b);
 }
 
+static unsigned count_in(const struct list_node *list) {
+    unsigned n = 0;
+    for (const struct list_node *at = list->next; at != list; at = at->next) {
+        n++;
+    }
+    return n;
+}
+
+/* While another shard is in use, most of a flood waits at the node it came to, wherever the leader
+ * is. Reads of others do not wait behind it at the leader. */
+static void test_flood_beside_another_shard(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    for (uint64_t id = 1; id <= 3; id++) {
+        struct router *router = fleet_node(fleet, id)->router;
+        struct route *route = &router->routes[0];
+        struct request requests[MANY];
+        struct request read;
+        char key[16];
+        snprintf(key, sizeof key, "other-%u", (unsigned)id);
+        router->options.window_bytes = 128;
+        router_note_use(router, 1);
+        submit_sets(fleet, id, requests, MANY, 0);
+        unsigned under_way = count_in(&route->inflight);
+        assert_in_range(under_way, ROUTER_WINDOW_OPS, 6);
+        assert_int_equal(count_in(&route->parked), MANY - under_way);
+        make_key_command(&read, COMMAND_GET, key);
+        submit_at(fleet, id, &read);
+        assert_int_equal(read.op.state, id == leader ? OP_READING : OP_PARKED);
+        while (requests[0].answers == 0) {
+            router_note_use(router, 1);
+            fleet_step(fleet);
+            assert_true(count_in(&route->inflight) <= 6);
+        }
+        await_all(fleet, requests, MANY);
+        expect_all_ok(requests, MANY);
+        await_answer(fleet, &read);
+        assert_int_equal(route->window_ops, 0);
+        assert_int_equal(route->window_bytes, 0);
+        free_all(requests, MANY);
+        request_free(&read);
+    }
+}
+
+/* Without another shard in use nothing waits. */
+static void test_flood_of_the_only_shard(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct router *router = fleet_node(fleet, leader)->router;
+    struct request requests[MANY];
+    router->options.window_bytes = 128;
+    router_note_use(router, 1);
+    fleet_run(fleet, ROUTER_WINDOW_HOLD_MS + 1);
+    submit_sets(fleet, leader, requests, MANY, 0);
+    assert_int_equal(count_in(&router->routes[0].inflight), MANY);
+    await_all(fleet, requests, MANY);
+    expect_all_ok(requests, MANY);
+    free_all(requests, MANY);
+}
+
+/* Writes that never got their turn were not carried out, and the client hears that. */
+static void test_deadline_behind_the_window(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct node *node = fleet_node(fleet, leader);
+    struct request requests[MANY];
+    node->router->options.window_bytes = 1;
+    node->hold_jobs = true;
+    router_note_use(node->router, 1);
+    submit_sets(fleet, leader, requests, MANY, 0);
+    for (unsigned ms = 0; ms < FLEET_TIMEOUT_MS + 2 * FLEET_DUTY_MS; ms += 10) {
+        router_note_use(node->router, 1);
+        fleet_run(fleet, 10);
+    }
+    for (unsigned i = 0; i < MANY; i++) {
+        assert_error(&requests[i], i < ROUTER_WINDOW_OPS ? ERROR_UNCERTAIN : ERROR_BUSY);
+    }
+    node->hold_jobs = false;
+    fleet_run(fleet, 100);
+    check_value(fleet, leader, "key-5", NULL);
+    free_all(requests, MANY);
+}
+
 /* A state machine that runs out of space must not answer reads from before what was acknowledged
  * elsewhere; the reads wait, and are answered when it goes on. */
 static void test_reads_behind_a_stalled_machine(void **state) {
@@ -825,6 +908,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_no_space, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stalled_leader_takes_no_growth, setup, teardown),
         cmocka_unit_test_setup_teardown(test_busy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flood_beside_another_shard, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_flood_of_the_only_shard, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deadline_behind_the_window, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_behind_a_stalled_machine, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reads_of_a_hanging_machine, setup, teardown),
         cmocka_unit_test_setup_teardown(test_snapshot_hides_the_fate, setup, teardown),
