@@ -100,7 +100,7 @@ def _nice_ticks(top):
 
 
 def _throughput(history, seconds):
-    every = range(int(seconds) + 1)
+    every = range(max(1, int(seconds)))  # the last one is cut short by the end
     counts = {name: [] for name in ("ok", "fail", "unknown")}
     for second in every:
         found = history.seconds.get(second)
@@ -132,7 +132,7 @@ def _latency(history, seconds):
         points = [
             (second, quantile(found.latencies, fraction))
             for second, found in sorted(history.seconds.items())
-            if found.latencies and second <= seconds
+            if found.latencies and 0 <= second < max(1, int(seconds))
         ]
         series.append((points, colour))
     svg = _plot(seconds, series, high, [0.1, 1, 10, 100, 1000, 10000], scale)

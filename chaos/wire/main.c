@@ -3,8 +3,8 @@
  *
  * Frames are taken from either interface and given to the other one after DELAY_MS and up to
  * JITTER_MS more, in their order, and not faster than RATE_KBIT (0: no limit). IPv4 frames from or
- * to FAST_ADDRESS, and those that are not IPv4, go at once. What does not fit into the queue is
- * dropped, as by any switch.
+ * to FAST_ADDRESS, and those that are not IPv4, go at once. What does not fit into the queue, which
+ * holds what the cable passes on in 300 ms, is dropped, as by any switch.
  *
  * Headers of the kernel for unfinished checksums and large segments (PACKET_VNET_HDR) travel with
  * the frames, so that offloading need not be turned off. SIGTERM ends it. */
@@ -30,6 +30,7 @@
 enum {
     FRAME_SIZE = 80 * 1024, /* a large segment with its headers */
     QUEUE_BYTES = 4 * 1024 * 1024,
+    QUEUE_MS = 300,
     IP_SOURCE = 12,
     IP_TARGET = 16,
     MS_NS = 1000000
@@ -114,10 +115,11 @@ static void deliver(const struct direction *direction, const void *data, size_t 
 
 static void enqueue(struct wire *wire, struct direction *direction, const uint8_t *data,
                     size_t size) {
-    if (direction->bytes + size > QUEUE_BYTES) {
+    uint64_t moment = now_ns();
+    if (direction->bytes + size > QUEUE_BYTES ||
+        direction->free_ns > moment + QUEUE_MS * UINT64_C(1000000)) {
         return;
     }
-    uint64_t moment = now_ns();
     uint64_t begin = direction->free_ns > moment ? direction->free_ns : moment;
     uint64_t bits = (uint64_t)size * 8;
     direction->free_ns =
