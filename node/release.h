@@ -2,8 +2,9 @@
  *
  * The feature level is what nodes go by: it grows by one with each release that writes something
  * that the release before cannot read, into the log, the databases or between nodes. Neighbouring
- * levels work together; what a level brings is used only once all members have it, which is what
- * CLUSTER MEMBERS tells as `level`. */
+ * levels work together, and others refuse the connection: that is all that it decides so far. What
+ * a level brings may be used only once all members have it; `level` of CLUSTER MEMBERS knows only
+ * those that this node has met. */
 #ifndef NODE_RELEASE_H
 #define NODE_RELEASE_H
 

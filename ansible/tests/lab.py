@@ -4,6 +4,7 @@ Everything lives in network namespaces and a temporary directory whose names car
 id, so that runs do not meet, and Lab.close() takes all of it away.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -80,6 +81,10 @@ class Host:
         policy = os.path.join(self.root, "usr/sbin/policy-rc.d")
         if os.path.exists(policy):
             os.unlink(policy)
+        # No mirror can be reached from here.
+        shutil.rmtree(os.path.join(self.root, "etc/apt/sources.list.d"))
+        os.makedirs(os.path.join(self.root, "etc/apt/sources.list.d"))
+        self._write("etc/apt/sources.list", "")
         run("ssh-keygen", "-A", "-f", self.root)
         with open(os.path.join(self.root, "etc/ssh/ssh_host_ed25519_key.pub"), encoding="utf-8") as file:
             kind, key = file.read().split()[:2]
@@ -176,8 +181,16 @@ class Host:
         done = self.cli("cluster", "status", "--json", check=False)
         return json.loads(done.stdout) if done.stdout.startswith("{") else {}
 
+    def journal(self):
+        """All of its journal on disk, also of a host that does not run."""
+        command = ["journalctl", "--directory", f"{self.root}/var/log/journal", "--no-pager", "--output=cat", "--all"]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+        return done.stdout.decode(errors="replace")
+
     def remove(self):
         self.power_cut()
+        if self.mounted:
+            self.lab.journals.append(self.journal())
         if self.mounted:
             subprocess.run(["umount", "--lazy", self.root], check=False, capture_output=True)
             self.mounted = False
@@ -206,6 +219,9 @@ class Lab:
         self.image = None
         self.public_key = None
         self.loads = []
+        self.servers = []
+        self.outputs = []  # of all playbooks
+        self.journals = []  # of hosts that are gone
 
     def open(self):
         words = run(os.path.join(ROOT, "scripts/lib/debian-root"), "host", SUITE, *IMAGE_PACKAGES, timeout_s=1200)
@@ -266,7 +282,7 @@ class Lab:
         }
         command = ["ansible-playbook", "-i", os.path.join(self.inventory, "hosts.json")]
         command += [os.path.join(ROOT, "ansible", name), *arguments]
-        return subprocess.run(
+        done = subprocess.run(
             self.in_hub(*command),
             env=environment,
             stdout=subprocess.PIPE,
@@ -276,6 +292,15 @@ class Lab:
             timeout=timeout_s,
             check=False,
         )
+        self.outputs.append(done.stdout)
+        return done
+
+    def serve(self, directory, port=8000):
+        """What is in the directory, to the hosts: the address of it."""
+        command = self.in_hub("python3", "-m", "http.server", "--bind", f"{PREFIX}.254", "--directory", directory, str(port))
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.servers.append(subprocess.Popen(command, **quiet))  # pylint: disable=consider-using-with
+        return f"http://{PREFIX}.254:{port}/"
 
     def seeds(self, numbers=(1, 2, 3)):
         return ",".join(f"rediss://{PREFIX}.{n}:7101" for n in numbers)
@@ -290,6 +315,9 @@ class Lab:
     def close(self):
         for load in self.loads:
             load.kill()
+        for server in self.servers:
+            server.kill()
+            server.wait()
         self.disconnect()
         if self.keep:
             print(f"kept: {self.directory}; hosts run on in the namespaces {self.id}-*", flush=True)
@@ -298,6 +326,24 @@ class Lab:
             host.remove()
         subprocess.run(["ip", "netns", "del", self.hub], check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def leftovers(self):
+        """What carries this run's name although close() has ended."""
+        found = [path for path in (self.directory, f"/run/netns/{self.hub}") if os.path.exists(path)]
+        found += glob.glob(f"/run/netns/{self.id}-*") + glob.glob(f"/run/systemd/nspawn/*/{self.id}*")
+        for root in cgroup_roots():
+            found += glob.glob(os.path.join(root, f"{self.id}-*"))
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            found += [line.strip() for line in file if self.id in line]
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                with open(path, "rb") as file:
+                    words = file.read().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if self.id in words:
+                found.append(f"{path}: {words}")
+        return found
 
 
 class Load:

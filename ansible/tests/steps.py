@@ -1,9 +1,11 @@
 """What ansible/tests/run does, step by step. Each step leaves a cluster of three that is well."""
 
+import base64
+import hashlib
 import os
 import re
+import shutil
 import subprocess
-import threading
 import time
 
 from lab import ROOT, CommandFailed, Load, run
@@ -22,6 +24,7 @@ class Context:
         self.packages = None
         self.newer = None
         self.n_loads = 0
+        self.secrets = {}  # name -> what must be seen nowhere
 
     def host(self, number):
         return self.lab.hosts[number]
@@ -91,6 +94,12 @@ def changes(output):
     return found
 
 
+def unchanged(context, *arguments, playbook="site.yml"):
+    """A playbook that finds everything as it should be changes nothing."""
+    counts = changes(context.play(playbook, *arguments))
+    assert set(counts.values()) == {0}, f"{playbook} {arguments}: {counts}"
+
+
 # --- the steps ------------------------------------------------------------------------------------
 
 
@@ -112,19 +121,18 @@ def step_site(context):
     context.lab.add_hosts(1, 2, 3)
     context.inventory(1, 2, 3)
     context.play("site.yml", "--check", "--diff")
+    output = context.play("site.yml", "--limit", "kv1", fails=True)
+    assert "founded by all" in output, output
     assert not os.path.exists(os.path.join(context.host(1).root, "usr/bin/invoke-kvd"))
-    output = context.play("site.yml")
+    context.play("site.yml")
     status = context.wait_healthy()
     assert all(shard["voters"] == 3 for shard in status["shards"]), status
-    secret = open(os.path.join(context.lab.inventory, "secrets/lab/admin.secret"), encoding="utf-8").read().strip()
-    assert secret and secret not in output
 
 
 def step_again(context):
     """a second run changes nothing, also with --check --diff --limit"""
     for arguments in ((), ("--check", "--diff", "--limit", "kv2")):
-        counts = changes(context.play("site.yml", *arguments))
-        assert set(counts.values()) == {0}, f"site.yml {arguments}: {counts}"
+        unchanged(context, *arguments)
 
 
 def step_use(context):
@@ -133,6 +141,11 @@ def step_use(context):
     context.host(1).cli("--project", "shop", "set", "greeting", "hello")
     for number in (2, 3):
         assert context.host(number).cli("--project", "shop", "get", "greeting").strip() == "hello"
+    token = re.search(r"ikv_\S+", context.host(1).cli("project", "token", "add", "shop", "readwrite"))[0]
+    context.secrets["a token"] = token.rsplit("_", 1)[1]
+    words = ["invoke-kv", "--server", context.lab.seeds(), "--ca-file", "/etc/invoke-kv/tls/ca.pem", "--project", "shop"]
+    shown = context.host(2).execute("env", f"INVOKE_KV_TOKEN={token}", *words, "get", "greeting")
+    assert shown.strip() == "hello", shown
 
 
 def step_unit(context):
@@ -184,12 +197,13 @@ def step_upgrade(context):
     order = re.findall(r"changed: \[(kv\d)\] => \(item=timeout", output)
     context.say(f"    shards led: {led}; order: {order}")
     assert len(led) == 3 and order == sorted(order, key=lambda host: (led[host], host)), (led, order)
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
 
 
 def step_bad_upgrade(context):
     """a package whose server does not start: the first node gets its old one back, no other is touched"""
     before = context.versions()
+    packages = package_versions(context)
     broken = os.path.join(context.lab.directory, "broken")
     tree = os.path.join(broken, "tree")
     os.makedirs(broken)
@@ -215,6 +229,9 @@ def step_bad_upgrade(context):
     assert "did not come back well" in output, output
     touched = {host for host, count in changes(output).items() if count > 0}
     assert len(touched) == 1, touched
+    assert package_versions(context) == packages, package_versions(context)
+    unchanged(context)
+    unchanged(context, playbook="upgrade.yml")
 
 
 def step_add(context):
@@ -226,7 +243,7 @@ def step_add(context):
     context.finish(load)
     status = context.wait_healthy(nodes=4)
     assert all(shard["voters"] == 4 for shard in status["shards"]), status
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
 
 
 def step_remove(context):
@@ -237,7 +254,7 @@ def step_remove(context):
     context.inventory(1, 2, 3)
     status = context.wait_healthy()
     assert all(shard["voters"] == 3 for shard in status["shards"]), status
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
     context.lab.hosts.pop(4).remove()
     output = context.play("remove-node.yml", "-e", "node=kv3", fails=True)
     assert "stops when one of them does" in output, output
@@ -254,7 +271,7 @@ def step_replace(context):
     context.play("replace-node.yml", "-e", "node=kv2")
     context.finish(load)
     context.wait_healthy()
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
     # A blank host is not let in by site.yml.
     context.host(3).execute("systemctl", "stop", "invoke-kv")
     context.host(3).execute("mv", "/var/lib/invoke-kv", "/var/lib/aside")
@@ -291,7 +308,7 @@ def step_certificates(context):
     load.stop_quietly()
     context.wait_healthy()
     context.finish(context.load())
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
 
 
 def contents(context):
@@ -327,7 +344,7 @@ def step_backup(context):
     restored = contents(context)
     assert restored == expected, sorted(name for name in expected if restored.get(name) != expected[name])
     context.finish(context.load())
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
 
 
 def step_quorum(context):
@@ -344,7 +361,7 @@ def step_quorum(context):
     context.wait_healthy()
     assert contents(context) == expected
     context.finish(context.load())
-    assert set(changes(context.play("site.yml")).values()) == {0}
+    unchanged(context)
 
 
 def step_firewall(context):
@@ -363,10 +380,263 @@ def step_firewall(context):
     context.inventory(1, 2, 3, invoke_kv_firewall=True)
     context.play("site.yml")
     assert reachable(7101) and not reachable(7201)
-    for host in context.lab.hosts.values():
-        host.execute("nft", "delete", "table", "inet", "invoke_kv")
-        host.execute("sed", "-i", "/invoke-kv/d", "/etc/nftables.conf")
+    unchanged(context)
     context.inventory(1, 2, 3)
+    context.play("site.yml")
+    assert reachable(7101) and reachable(7201)
+    for host in context.lab.hosts.values():
+        assert "invoke" not in host.execute("cat", "/etc/nftables.conf")
+    unchanged(context)
+
+
+def repository(context, name, packages):
+    """A signed apt repository of these packages in the folder NAME of the lab; its public key."""
+    directory = os.path.join(context.lab.directory, name)
+    home = os.path.join(context.lab.directory, "gnupg")
+    os.makedirs(directory, exist_ok=True)
+    gpg = ["gpg", "--homedir", home, "--batch", "--yes", "--quiet"]
+    if not os.path.exists(home):
+        os.makedirs(home, mode=0o700)
+        run(*gpg, "--passphrase", "", "--quick-generate-key", "packages@lab", "ed25519", "sign", "never")
+    for package in packages:
+        shutil.copy(package, directory)
+    lists = run("dpkg-scanpackages", "--multiversion", ".", cwd=directory).encode()
+    now = time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime())
+    release = f"Origin: lab\nLabel: lab\nDate: {now}\nSHA256:\n {hashlib.sha256(lists).hexdigest()} {len(lists)} Packages\n"
+    for file_name, data in (("Packages", lists), ("Release", release.encode())):
+        with open(os.path.join(directory, file_name), "wb") as file:
+            file.write(data)
+    run(*gpg, "--clearsign", "--output", os.path.join(directory, "InRelease"), os.path.join(directory, "Release"))
+    os.unlink(os.path.join(directory, "Release"))
+    run(*gpg, "--armor", "--output", os.path.join(directory, "key.asc"), "--export", "packages@lab")
+    run("gpgconf", "--homedir", home, "--kill", "all")
+    return os.path.join(directory, "key.asc")
+
+
+def renamed(context, package, version):
+    """The same package under another version."""
+    tree = os.path.join(context.lab.directory, "renamed")
+    shutil.rmtree(tree, ignore_errors=True)
+    run("dpkg-deb", "--raw-extract", package, tree)
+    control = os.path.join(tree, "DEBIAN/control")
+    with open(control, encoding="utf-8") as file:
+        text = re.sub(r"^Version: .*$", f"Version: {version}", file.read(), flags=re.MULTILINE)
+    with open(control, "w", encoding="utf-8") as file:
+        file.write(text)
+    name = os.path.basename(package).split("_")
+    result = os.path.join(context.lab.directory, f"{name[0]}_{version}_{name[2]}")
+    run("dpkg-deb", "--build", "--root-owner-group", tree, result)
+    return result
+
+
+def package_versions(context):
+    query = ["dpkg-query", "--show", "--showformat=${Version}", "invoke-kv"]
+    return {number: host.execute(*query) for number, host in context.lab.hosts.items()}
+
+
+def step_repository(context):
+    """a new host gets the package from a signed apt repository, and all are upgraded from it"""
+    lab = context.lab
+    present = package_versions(context)
+    assert len(set(present.values())) == 1, present
+    key = repository(context, "repository", context.packages)
+    address = lab.serve(os.path.join(lab.directory, "repository"))
+    stranger = repository_of_a_stranger(context)
+    lab.add_hosts(4)
+    settings = {"invoke_kv_repository": address, "invoke_kv_repository_key": key}
+    # What is not signed with the key is not taken.
+    lab.write_inventory((1, 2, 3, 4), invoke_kv_repository=address, invoke_kv_repository_key=stranger)
+    output = context.play("add-node.yml", "-e", "node=kv4", fails=True)
+    assert not os.path.exists(os.path.join(context.host(4).root, "usr/bin/invoke-kvd")), output
+    lab.write_inventory((1, 2, 3, 4), **settings)
+    context.play("add-node.yml", "-e", "node=kv4")
+    context.wait_healthy(nodes=4)
+    assert set(package_versions(context).values()) == set(present.values()), package_versions(context)
+    # Only the new host has been told of it: the others have the package.
+    context.play("site.yml")
+    unchanged(context)
+    later = renamed(context, context.packages[0], "99.1.0-1")
+    repository(context, "repository", [later])
+    load = context.load()
+    context.play("upgrade.yml")
+    context.finish(load)
+    assert set(package_versions(context).values()) == {"99.1.0-1"}, package_versions(context)
+    unchanged(context, playbook="upgrade.yml")
+    # And back, from the repository too.
+    back = present[1]
+    context.play("upgrade.yml", "-e", f"invoke_kv_version={back}")
+    assert set(package_versions(context).values()) == {back}, package_versions(context)
+    context.play("remove-node.yml", "-e", "node=kv4")
+    lab.hosts.pop(4).remove()
+    lab.forget(4)
+    context.inventory(1, 2, 3)
+    for host in lab.hosts.values():
+        host.execute("rm", "/etc/apt/sources.list.d/invoke-kv.sources")
+    unchanged(context)
+
+
+def repository_of_a_stranger(context):
+    """A public key that signed nothing."""
+    home = os.path.join(context.lab.directory, "stranger")
+    os.makedirs(home, mode=0o700)
+    gpg = ["gpg", "--homedir", home, "--batch", "--quiet"]
+    run(*gpg, "--passphrase", "", "--quick-generate-key", "stranger@lab", "ed25519", "sign", "never")
+    run(*gpg, "--armor", "--output", f"{home}.asc", "--export", "stranger@lab")
+    run("gpgconf", "--homedir", home, "--kill", "all")
+    return f"{home}.asc"
+
+
+def standing(context):
+    """What no playbook may change with --check, or when it refuses."""
+    status = context.wait_healthy()
+    starts = {}
+    for number, host in context.lab.hosts.items():
+        show = ["systemctl", "show", "-p", "MainPID", "-p", "NRestarts", "--value", "invoke-kv"]
+        files = "cd / && find etc/invoke-kv etc/systemd/system etc/apt etc/nftables.conf var/backups -type f | sort | xargs sha256sum"
+        folders = "ls -d /var/lib/invoke-kv* /var/lib/invoke-kv/identity"
+        starts[number] = [host.execute(*show), host.execute("sh", "-c", files), host.execute("sh", "-c", folders)]
+    members = sorted((node["id"], node.get("version")) for node in status["nodes"])
+    pki = os.path.join(context.lab.inventory, "pki/lab")
+    return members, starts, fingerprints(context), sorted(os.listdir(pki))
+
+
+def step_check(context):
+    """--check --diff of every playbook runs and changes nothing"""
+    before = standing(context)
+    context.packages, present = context.newer, context.packages
+    context.inventory(1, 2, 3, invoke_kv_settings={"slow_ms": 900}, invoke_kv_firewall=True)
+    output = context.play("site.yml", "--check", "--diff")
+    assert "slow_ms = 900" in output, output
+    for name, *arguments in (
+        ("upgrade.yml",),
+        ("backup.yml",),
+        ("rotate-certs.yml", "-e", "authority=true"),
+        ("replace-node.yml", "-e", "node=kv2"),
+        ("remove-node.yml", "-e", "node=kv3", "-e", "fewer_than_three=true"),
+        ("restore.yml", "-e", "confirm=lab", "-e", "survivor=kv1"),
+        ("status.yml",),
+    ):
+        context.play(name, *arguments, "--check", "--diff")
+    context.packages = present
+    context.inventory(1, 2, 3)
+    after = standing(context)
+    assert after == before, f"{before}\n{after}"
+    unchanged(context)
+
+
+def step_limit(context):
+    """--limit: what needs all hosts refuses and touches nothing, the rest keeps to the hosts named"""
+    before = standing(context)
+    for name, *arguments in (
+        ("add-node.yml", "-e", "node=kv2"),
+        ("remove-node.yml", "-e", "node=kv2", "-e", "fewer_than_three=true"),
+        ("replace-node.yml", "-e", "node=kv2"),
+        ("rotate-certs.yml",),
+        ("restore.yml", "-e", "confirm=lab", "-e", "survivor=kv1"),
+    ):
+        output = context.play(name, *arguments, "--limit", "kv1", fails=True)
+        assert "--limit" in output, output
+    assert standing(context) == before, f"{before}\n{standing(context)}"
+    # A setting reaches the host named, which restarts, and no other.
+    context.inventory(1, 2, 3, invoke_kv_settings={"slow_ms": 900})
+    counts = changes(context.play("site.yml", "--limit", "kv2"))
+    assert set(counts) == {"kv2"} and counts["kv2"] > 0, counts
+    now = standing(context)[1]
+    assert now[1] == before[1][1] and now[3] == before[1][3] and now[2] != before[1][2]
+    context.inventory(1, 2, 3)
+    context.play("site.yml")
+    unchanged(context)
+
+
+def step_status(context):
+    """status.yml tells that all is well, and names the node that is not"""
+    output = context.play("status.yml")
+    assert output.count("ActiveState=active") == 3 and output.count("notAfter=") == 3, output
+    context.host(2).execute("systemctl", "stop", "invoke-kv")
+    output = context.play("status.yml", fails=True)
+    assert "ActiveState=inactive" in output and re.search(r"node 2\b", output), output
+    context.host(2).execute("systemctl", "start", "invoke-kv")
+    context.wait_healthy()
+    context.play("status.yml")
+
+
+def pasted(context, heading, *numbers):
+    """Carries out the commands below a heading of docs/operations.md, as an operator would paste them.
+    `numbers` are the hosts of each part, which begins with a comment that names a place."""
+    with open(os.path.join(ROOT, "docs/operations.md"), encoding="utf-8") as file:
+        section = re.split(r"^#+ ", file.read().split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = "".join(line[4:] for line in section.splitlines(keepends=True) if line.startswith("    "))
+    parts = [part for part in re.split(r"^(?=# on )", lines, flags=re.MULTILINE) if part.strip()]
+    assert len(parts) == len(numbers), parts
+    prelude = 'kv() { invoke-kv --config /etc/invoke-kv/client.conf "$@"; }\n'
+    for part, hosts in zip(parts, numbers):
+        for number in hosts:
+            context.host(number).execute("bash", "-c", prelude + part, timeout_s=300)
+
+
+def step_runbook(context):
+    """the commands of the failure runbook (docs/operations.md), pasted on the hosts"""
+    host = context.host(1)
+    host.cli("project", "create", "shop", check=False)
+    host.cli("--project", "shop", "set", "runbook", "followed")
+
+    def is_well():
+        context.wait_healthy()
+        assert context.host(3).cli("--project", "shop", "get", "runbook").strip() == "followed"
+
+    context.host(2).execute("sh", "-c", "systemctl kill -s KILL invoke-kv; systemctl stop invoke-kv")
+    pasted(context, "One node is dead", (2,))
+    is_well()
+    damage = "systemctl stop invoke-kv; printf XXXXXX | dd of=$(ls /var/lib/invoke-kv/log/*.seg | head -1) bs=1 seek=4200 conv=notrunc"
+    context.host(2).execute("sh", "-c", damage)
+    assert context.host(2).execute("invoke-kvd", "verify", "/var/lib/invoke-kv", check=False).returncode == 2
+    pasted(context, "A node lost its disk, or a file is damaged", (2,), (3,), (2,))
+    is_well()
+    for number in (2, 3):
+        command = "systemctl kill -s KILL invoke-kv; systemctl stop invoke-kv; rm -rf /var/lib/invoke-kv"
+        context.host(number).execute("sh", "-c", command)
+    pasted(context, "When the majority is lost for good", (1,), (2, 3), (1,))
+    is_well()
+    unchanged(context)
+
+
+def step_secrets(context):
+    """no secret, token or private key in what playbooks say, also with -vvv --diff, nor in any journal"""
+    lab = context.lab
+    # Secrets that change are those that a diff would show.
+    fresh = "Fresh" + os.urandom(16).hex()
+    context.inventory(1, 2, 3, invoke_kv_admin_secret=fresh)
+    counts = changes(context.play("site.yml", "--check", "--diff", "-vvv"))
+    assert all(count > 0 for count in counts.values()), counts
+    context.inventory(1, 2, 3)
+    unchanged(context, "--diff", "-vvv")
+    wanted = {"a secret that changes": fresh, **context.secrets}
+    for folder in ("secrets/lab", "pki/lab"):
+        for name in os.listdir(os.path.join(lab.inventory, folder)):
+            with open(os.path.join(lab.inventory, folder, name), encoding="utf-8") as file:
+                text = file.read()
+            if folder == "secrets/lab":
+                wanted[name] = text.strip()
+            elif ".key" in name:
+                # The lines that are the key's own; the first is alike in all keys of a kind.
+                wanted.update({f"{name}:{i}": line for i, line in enumerate(text.splitlines()[2:-1])})
+    with open(lab.key, encoding="utf-8") as file:
+        wanted["key of ssh"] = file.read().splitlines()[3]
+    assert len(wanted) >= 10 and all(len(value) >= 16 for value in wanted.values()), sorted(wanted)
+    texts = {f"output {i}": text for i, text in enumerate(lab.outputs)}
+    texts.update({f"journal of a host that is gone, {i}": text for i, text in enumerate(lab.journals)})
+    texts.update({f"journal of {host.name}": host.journal() for host in lab.hosts.values()})
+    for host in lab.hosts.values():
+        assert "invoke-kv" in texts[f"journal of {host.name}"], f"{host.name} has no journal"
+        with open(os.path.join(host.directory, "console.log"), encoding="utf-8", errors="replace") as file:
+            texts[f"console of {host.name}"] = file.read()
+    seen = []
+    for name, value in wanted.items():
+        forms = (value, base64.b64encode(value.encode()).decode().rstrip("=")[:-2])
+        seen += [f"{name} in {where}" for where, text in texts.items() if any(form in text for form in forms)]
+    assert not seen, seen
+    size = sum(map(len, texts.values()))
+    context.say(f"    {len(wanted)} secrets, in none of {len(texts)} texts of {size // 1024} KiB")
 
 
 ALL = [
@@ -375,9 +645,13 @@ ALL = [
     "again",
     "use",
     "unit",
+    "status",
+    "check",
+    "limit",
     "power-cut",
     "upgrade",
     "bad-upgrade",
+    "repository",
     "add",
     "remove",
     "replace",
@@ -385,6 +659,8 @@ ALL = [
     "firewall",
     "backup",
     "quorum",
+    "runbook",
+    "secrets",
 ]
 FOUNDATIONS = ("packages", "site")
 QUICK = ("packages", "site", "again", "use", "power-cut", "upgrade")

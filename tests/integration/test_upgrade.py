@@ -9,10 +9,10 @@ from harness.wait import wait_for
 from test_members import as_map
 
 
-def next_release():
-    """A server that passes for the next release: tests/next."""
+def next_release(name="next"):
+    """A server that passes for the next release, or for one that is "far" from it: tests/next."""
     build = os.path.dirname(os.path.dirname(Options.binary))
-    return os.path.join(build, "tests/next/invoke-kvd-next")
+    return os.path.join(build, f"tests/next/invoke-kvd-{name}")
 
 
 class UpgradeTest(ClusterTest):
@@ -56,3 +56,33 @@ class UpgradeTest(ClusterTest):
         for node in cluster.nodes:
             self.assertEqual(load.lost(node), [])
             self.assertEqual(later.lost(node), [])
+
+    @quick
+    def test_levels_that_are_too_far_apart(self):
+        """A release that skips a level is refused by nodes of the old one, and they by it, until
+        all have gone through the level between."""
+        cluster = self.start_cluster(shards=1)
+        third = cluster[3]
+        cluster[1].call("SET", "before", "1")
+        third.stop()
+        third.binary = next_release("far")
+        third.start()
+        refusal = r"only neighbouring levels work together; upgrade one after the other"
+        for node in cluster.nodes:
+            node.wait_for_log(refusal)
+        third.wait_for_log("node 1 runs release [0-9.]+ .level 1., node 3 release 99.0.0 .level 3.")
+        # The others go on, and the level gates nothing else: what it says to clients it says.
+        self.assertEqual(cluster[2].call("SET", "meanwhile", "2"), "OK")
+        self.assertEqual(third.call("PING"), "PONG")
+        self.assertEqual(self.level(cluster[1]), 1)
+        third.stop()
+        third.binary = None
+        third.start()
+        cluster.wait_ready(60)
+        for number in (1, 2, 3):
+            self.restart(cluster, cluster[number], next_release())
+        # Nobody has level 1 any more: now it is a neighbour.
+        self.restart(cluster, third, next_release("far"))
+        wait_for(lambda: [self.level(node) for node in cluster.nodes] == [2, 2, 2], "the common level")
+        self.assertEqual(third.call("GET", "before"), b"1")
+        self.assertEqual(third.call("GET", "meanwhile"), b"2")

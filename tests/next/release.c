@@ -2,10 +2,14 @@
  * upgrades. */
 #include "node/release.h"
 
+#ifndef RELEASE_LEVEL
+#define RELEASE_LEVEL 2
+#endif
+
 const char *release_name(void) {
     return "99.0.0"; /* and so does CMakeLists.txt */
 }
 
 uint32_t release_level(void) {
-    return 2;
+    return RELEASE_LEVEL;
 }
