@@ -232,6 +232,40 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     }
 }
 
+static bool votes(const struct group *group) {
+    uint64_t voters[LIMIT_NODES];
+    unsigned n = group_voters(group, voters);
+    for (unsigned i = 0; i < n; i++) {
+        if (voters[i] == group->options.self) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Who is asked for its vote gives it whatever its own configuration says (dissertation 4.2.2): the
+ * entry that made it a voter may have reached nobody but the candidate, which then cannot lead
+ * without it. libraft looks for this node in the configuration, for nothing else, when a follower
+ * is asked; and it takes its leader for alive for ever where this node does not vote. A node that
+ * knows no configuration at all has nothing to vote with. */
+static void deliver_to_voter(struct group *group, struct raft_message *message) {
+    struct raft_configuration *config = &group->raft.configuration;
+    if (votes(group) || config->n == 0 || group->raft.state != RAFT_FOLLOWER) {
+        deliver(group, message);
+        return;
+    }
+    if (group->now_ms >= group->contact_ms + group->options.election_ms) {
+        group->raft.follower_state.current_leader.id = 0;
+    }
+    struct raft_configuration own = *config;
+    char address[] = "";
+    struct raft_server self = {.id = group->options.self, .address = address, .role = RAFT_VOTER};
+    *config = (struct raft_configuration){.servers = &self, .n = 1};
+    deliver(group, message);
+    ASSERT(config->servers == &self);
+    *config = own;
+}
+
 static void receive_vote(struct group *group, struct raft_message *message,
                          const struct raft_wire *wire) {
     message->type = RAFT_REQUEST_VOTE;
@@ -242,7 +276,7 @@ static void receive_vote(struct group *group, struct raft_message *message,
     message->request_vote.last_log_term = wire->vote.last_term;
     message->request_vote.disrupt_leader = wire->vote.disrupt;
     message->request_vote.pre_vote = wire->vote.pre_vote;
-    deliver(group, message);
+    deliver_to_voter(group, message);
 }
 
 static void receive_vote_result(struct group *group, struct raft_message *message,

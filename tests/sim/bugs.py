@@ -2,9 +2,9 @@
 """Deliberate bugs, each of which the simulator has to find: the check of its checks.
 
     bugs.py list                    names, one a line
-    bugs.py source NAME             the file of the source tree that the bug is in
+    bugs.py source NAME             the files of the source tree that the bug is in, one a line
     bugs.py check ROOT              whether all of them still apply
-    bugs.py apply NAME ROOT OUT     writes that file with the bug in it to OUT
+    bugs.py apply NAME ROOT FILE OUT   writes one of these files with the bug in it to OUT
     bugs.py table ROOT BUILD [NAME ...]   builds and runs them, all or some, and prints a table;
                                     LIMIT_S in the environment: seconds of processor time for each
                                     (240, which are two minutes on two cores that have nothing else
@@ -22,7 +22,8 @@ import sys
 
 LIMIT_S = int(os.environ.get("LIMIT_S", "240"))
 
-# name: (what it is, file, text, what comes in its place, and perhaps more such pairs)
+# name: (what it is, file, text, what comes in its place, and perhaps more such pairs, or another
+# file and its pairs)
 BUGS = {
     "ack-before-fsync": (
         "entries are acknowledged without having been synced", "raft/log_writer.c",
@@ -69,8 +70,21 @@ BUGS = {
         "            !log_record_intact(segment, offset, &record)) {\n",
         "        if (!log_record_decode(segment, offset, seed, &record) ||"
         " record.sequence != sequence) {\n"),
+    "removed-node-counts": (
+        "nodes that were removed, or have no vote yet, confirm reads like voters", "raft/group.c",
+        "    for (unsigned i = 0; i < n; i++) {\n"
+        "        if (voters[i] != group->options.self) {\n"
+        "            group_send_wire(group, voters[i], &wire);\n        }\n    }\n",
+        "    for (unsigned i = 0; i < group->n_peers; i++) {\n"
+        "        group_send_wire(group, group->peers[i].id, &wire);\n    }\n",
+        "raft/read_index.c",
+        "    unsigned answered = 0;\n    for (unsigned i = 0; i < n_voters; i++) {\n"
+        "        if (voters[i] == self || acked_round(reads, voters[i]) >= reads->started) {\n",
+        "    unsigned answered = 1;\n    for (unsigned i = 0; i < reads->n_acks; i++) {\n"
+        "        (void)voters;\n        (void)self;\n"
+        "        if (acked_round(reads, reads->acks[i].node) >= reads->started) {\n"),
     "quorum-of-one-less": (
-        "a read is confirmed by half of the voters, as if a removed node had answered",
+        "a read is confirmed by half of the voters",
         "raft/read_index.c",
         "    if (answered <= n_voters / 2) {\n",
         "    if (answered + 1 <= n_voters / 2) {\n"),
@@ -120,27 +134,32 @@ BUGS = {
 }
 
 
-def source_of(name):
-    return BUGS[name][1]
+def changes_of(name):
+    """File and its pairs, for each file."""
+    changes = {}
+    left = list(BUGS[name][1:])
+    while left:
+        if left[0].endswith(".c"):
+            path = left.pop(0)
+        changes.setdefault(path, []).append((left.pop(0), left.pop(0)))
+    return changes
 
 
-def with_bug(name, root):
-    path = BUGS[name][1]
-    changes = BUGS[name][2:]
+def with_bug(name, root, path):
     with open(os.path.join(root, path), encoding="utf-8") as file:
         text = file.read()
-    for old, new in zip(changes[::2], changes[1::2]):
+    for old, new in changes_of(name)[path]:
         if text.count(old) != 1:
             sys.exit(f"bugs.py: the text of {name} occurs {text.count(old)} times in {path}, "
                      "not once: the code has moved on")
         text = text.replace(old, new)
-    if "clock_gettime" in changes[1]:
+    if name == "local-clock-expiry":
         text = "#include <time.h>\n" + text
     return text
 
 
-def apply(name, root, out):
-    text = with_bug(name, root)
+def apply(name, root, path, out):
+    text = with_bug(name, root, path)
     os.makedirs(os.path.dirname(out), exist_ok=True)
     with open(out, "w", encoding="utf-8") as file:
         file.write(text)
@@ -184,13 +203,14 @@ def main(arguments):
         print("\n".join(BUGS))
         return 0
     if arguments[:1] == ["source"] and len(arguments) == 2:
-        print(source_of(arguments[1]))
+        print("\n".join(changes_of(arguments[1])))
         return 0
     if arguments[:1] == ["check"] and len(arguments) == 2:
         for name in BUGS:
-            with_bug(name, arguments[1])
+            for path in changes_of(name):
+                with_bug(name, arguments[1], path)
         return 0
-    if arguments[:1] == ["apply"] and len(arguments) == 4:
+    if arguments[:1] == ["apply"] and len(arguments) == 5:
         apply(*arguments[1:])
         return 0
     if arguments[:1] == ["table"] and len(arguments) >= 3:

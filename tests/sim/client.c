@@ -1049,8 +1049,7 @@ static void on_reply(struct client *client, const struct reply *reply) {
 static void on_event(void *data, enum net_event event);
 
 static void client_connect(struct client *client) {
-    unsigned n_nodes = cluster_options()->n_nodes;
-    unsigned node = 1 + (unsigned)kernel_random(n_nodes);
+    unsigned node = cluster_some_member();
     node = client->sent_to > 0 ? client->sent_to : node;
     client->sent_to = 0;
     client->epoch++;

@@ -42,15 +42,18 @@ static void set(struct config *config, const char *format, ...) {
     }
 }
 
-static void make_config(struct node *node) {
-    struct config *config = &node->config;
+static void make_config(const struct node *node, struct config *config) {
     struct error error;
     config_init(config);
     set(config, "cluster=sim");
     set(config, "node_id=%u", node->id);
     set(config, "data_dir=/data");
     set(config, "insecure_listen=yes");
+    set(config, "join=%s", node->joins ? "yes" : "no");
     for (unsigned i = 1; i <= options.n_nodes; i++) {
+        if (!nodes[i].listed) {
+            continue;
+        }
         set(config, "node=%u 10.0.0.%u:%d 10.0.0.%u:%d", i, i, CLIENT_PORT, i, PEER_PORT);
     }
     set(config, "shards=%u", options.n_shards);
@@ -100,13 +103,13 @@ static void node_main(void *data) {
 }
 
 void node_start(struct node *node) {
-    ASSERT(node->state == NODE_DOWN);
+    ASSERT(node->state == NODE_DOWN && node->listed);
     node->state = NODE_UP;
     node->starts++;
     node->refused = false;
     node->clean_stop = false;
     node->host->powered = true;
-    make_config(node);
+    make_config(node, &node->config);
     sim_log("n%u starts", node->id);
     node->process = process_start(node->host, node, node_main, node);
 }
@@ -159,6 +162,35 @@ void node_stop(struct node *node) {
     }
 }
 
+static void reread_file(void *data) {
+    struct node *node = data;
+    if (node->server != NULL) {
+        struct config *fresh = sim_alloc(sizeof *fresh);
+        make_config(node, fresh);
+        server_reload(node->server, fresh);
+        sim_free(fresh);
+    }
+}
+
+static bool has_read_files(const struct node *node) {
+    unsigned n = 0;
+    for (unsigned i = 1; i <= options.n_nodes; i++) {
+        bool known = config_find_node(node->server->config, i) != NULL;
+        n += known != nodes[i].listed ? 1 : 0;
+    }
+    return n == 0;
+}
+
+void cluster_reread_files(void) {
+    for (unsigned i = 1; i <= options.n_nodes; i++) {
+        struct node *node = &nodes[i];
+        if (node->listed && node->server != NULL && node->server->started &&
+            !has_read_files(node)) {
+            uv_loop_signal(node->process, reread_file, node);
+        }
+    }
+}
+
 void node_set_ready(struct node *node, bool ready) {
     node->ready = ready;
 }
@@ -177,6 +209,10 @@ void cluster_start(const struct cluster_options *wanted) {
     for (unsigned i = 1; i <= options.n_nodes; i++) {
         nodes[i] = (struct node){.id = i, .host = host_get(i)};
         nodes[i].host->disk = disk_new(nodes[i].host);
+        nodes[i].listed = i <= options.n_founders;
+        nodes[i].member = nodes[i].listed;
+    }
+    for (unsigned i = 1; i <= options.n_founders; i++) {
         node_start(&nodes[i]);
     }
 }
@@ -186,9 +222,26 @@ void cluster_start(const struct cluster_options *wanted) {
 unsigned cluster_count_up(void) {
     unsigned n = 0;
     for (unsigned i = 1; i <= options.n_nodes; i++) {
-        n += nodes[i].server != NULL ? 1 : 0;
+        n += nodes[i].member && nodes[i].server != NULL ? 1 : 0;
     }
     return n;
+}
+
+unsigned cluster_count_members(void) {
+    unsigned n = 0;
+    for (unsigned i = 1; i <= options.n_nodes; i++) {
+        n += nodes[i].member ? 1 : 0;
+    }
+    return n;
+}
+
+unsigned cluster_some_member(void) {
+    unsigned left = (unsigned)kernel_random(cluster_count_members());
+    unsigned id = 1;
+    while (!nodes[id].member || left-- > 0) {
+        id++;
+    }
+    return id;
 }
 
 unsigned cluster_leader(unsigned shard) {
@@ -235,12 +288,22 @@ bool cluster_transfer(unsigned shard, unsigned to) {
     return true;
 }
 
+static bool are_members(const struct group *group) {
+    struct group_server servers[LIMIT_NODES];
+    unsigned n = group_servers(group, servers);
+    for (unsigned i = 0; i < n; i++) {
+        if (!servers[i].voter || !nodes[servers[i].id].member) {
+            return false;
+        }
+    }
+    return n == cluster_count_members();
+}
+
 bool cluster_has_all_voters(void) {
     for (unsigned i = 1; i <= options.n_nodes; i++) {
-        for (unsigned k = 0; k < options.n_shards; k++) {
-            uint64_t ids[LIMIT_NODES];
+        for (unsigned k = 0; k < options.n_shards && nodes[i].member; k++) {
             if (nodes[i].server == NULL || !nodes[i].server->started ||
-                group_voters(nodes[i].server->groups[k], ids) != options.n_nodes) {
+                !are_members(nodes[i].server->groups[k])) {
                 return false;
             }
         }
@@ -250,7 +313,7 @@ bool cluster_has_all_voters(void) {
 
 bool cluster_is_healthy(char *reason, size_t size) {
     for (unsigned i = 1; i <= options.n_nodes; i++) {
-        if (nodes[i].server == NULL || !nodes[i].server->started) {
+        if (nodes[i].member && (nodes[i].server == NULL || !nodes[i].server->started)) {
             snprintf(reason, size, "node %u is not up", i);
             return false;
         }
@@ -263,7 +326,7 @@ bool cluster_is_healthy(char *reason, size_t size) {
         }
     }
     if (!cluster_has_all_voters()) {
-        snprintf(reason, size, "a node does not vote");
+        snprintf(reason, size, "the voters are not the members");
         return false;
     }
     return true;
@@ -273,6 +336,9 @@ bool cluster_is_even(void) {
     for (unsigned k = 0; k < options.n_shards; k++) {
         const struct machine_state *first = NULL;
         for (unsigned i = 1; i <= options.n_nodes; i++) {
+            if (!nodes[i].member) {
+                continue;
+            }
             if (nodes[i].server == NULL) {
                 return false;
             }

@@ -24,13 +24,17 @@ struct node {
     bool refused;    /* ... and did */
     bool blank;      /* its disk is empty: it has to be replaced */
     bool clean_stop; /* the last end was an orderly one */
+    bool listed;     /* the files of all nodes have its line: it may run */
+    bool joins;      /* its file says join = yes */
+    bool member;     /* one of those that make up the cluster */
     uint64_t starts;
     uint64_t down_since;
 };
 
 /* What a seed decides about the cluster. */
 struct cluster_options {
-    unsigned n_nodes;
+    unsigned n_nodes;    /* that there may be */
+    unsigned n_founders; /* the first of them: members from the beginning */
     unsigned n_shards;
     uint64_t heartbeat_ms;
     uint64_t election_ms;
@@ -54,15 +58,20 @@ void node_kill(struct node *node, bool by_power);
 void node_stop(struct node *node);
 bool node_may_end(const struct node *node);
 void node_set_ready(struct node *node, bool ready);
+/* Of the members. */
 unsigned cluster_count_up(void);
-/* Every node is up, joined and led; for the liveness check. */
+unsigned cluster_count_members(void);
+unsigned cluster_some_member(void);
+/* Running nodes whose files have changed read them again. */
+void cluster_reread_files(void);
+/* Every member is up, joined and led; for the liveness check. */
 bool cluster_is_healthy(char *reason, size_t size);
-/* All nodes have applied the same index of every shard, with the same digest. */
+/* All members have applied the same index of every shard, with the same digest. */
 bool cluster_is_even(void);
 /* Of `shard` as nodes see it: 0 when none leads. */
 unsigned cluster_leader(unsigned shard);
 bool cluster_transfer(unsigned shard, unsigned to);
-/* No node's shard has fewer than all nodes as voters. */
+/* At every member the voters of every shard are the members, and nobody else. */
 bool cluster_has_all_voters(void);
 /* Recounts the databases of a node that is down. */
 void cluster_verify_files(struct node *node);

@@ -14,6 +14,7 @@ struct entry {
     bool has_crc;
     bool has_digest;
     uint64_t digest;
+    uint64_t clock_ms; /* the shard's, with the digest */
 };
 
 struct term_leader {
@@ -21,11 +22,19 @@ struct term_leader {
     unsigned node;
 };
 
+/* A shard's configuration: bits of nodes, node n is bit n. */
+struct members {
+    uint64_t index; /* of the entry, 0: the one that the cluster was founded with */
+    uint64_t voters;
+    uint64_t all;
+};
+
 /* What is known of a shard for all nodes together. */
 struct shard_facts {
     struct entry *entries; /* by index */
     uint64_t n_entries;
-    uint64_t committed; /* largest index seen committed */
+    uint64_t committed;     /* largest index seen committed */
+    struct members members; /* the newest committed ones */
     struct term_leader *leaders;
     unsigned n_leaders;
     unsigned leaders_capacity;
@@ -39,6 +48,7 @@ struct node_facts {
     uint64_t commit;
     uint64_t applied;
     uint64_t settled;
+    uint64_t led_term; /* the one that it led in after the iteration before, 0: none */
     bool folding;
 };
 
@@ -120,6 +130,99 @@ static void check_vote(struct node_facts *facts, const struct node *node, unsign
     }
 }
 
+/* ---- members ---- */
+
+static unsigned count(uint64_t bits) {
+    return (unsigned)__builtin_popcountll(bits);
+}
+
+/* Of the group as it stands. */
+static struct members members_of(const struct group *group) {
+    struct group_server servers[LIMIT_NODES];
+    struct members members = {0};
+    unsigned n = group_servers(group, servers);
+    for (unsigned i = 0; i < n; i++) {
+        members.all |= (uint64_t)1 << servers[i].id;
+        members.voters |= servers[i].voter ? (uint64_t)1 << servers[i].id : 0;
+    }
+    return members;
+}
+
+/* One server at a time, and only nodes that an operator has let in. */
+static void check_change(struct shard_facts *facts, const struct node *node, unsigned k,
+                         uint64_t index, struct slice bytes) {
+    struct raft_configuration config;
+    struct raft_buffer buffer = {.base = (void *)(uintptr_t)bytes.data, .len = bytes.size};
+    struct members members = {.index = index};
+    if (index <= facts->members.index) {
+        return;
+    }
+    if (raft_configuration_decode(&buffer, &config) != 0) {
+        sim_fail("MEMBERS shard %u: nobody can read the configuration in entry %llu", k,
+                 (unsigned long long)index);
+    }
+    for (unsigned i = 0; i < config.n; i++) {
+        uint64_t bit = (uint64_t)1 << config.servers[i].id;
+        members.all |= bit;
+        members.voters |= config.servers[i].role == RAFT_VOTER ? bit : 0;
+        if (!cluster_node((unsigned)config.servers[i].id)->listed &&
+            (facts->members.all & bit) == 0) {
+            sim_fail(
+                "MEMBERS shard %u: entry %llu makes a member of node %llu, which nobody wanted", k,
+                (unsigned long long)index, (unsigned long long)config.servers[i].id);
+        }
+    }
+    raft_configuration_close(&config);
+    if (facts->members.voters != 0 && (count(members.voters ^ facts->members.voters) > 1 ||
+                                       count(members.all ^ facts->members.all) > 1)) {
+        sim_fail("MEMBERS shard %u: entry %llu changes voters from %llx to %llx at once, seen on "
+                 "node %u",
+                 k, (unsigned long long)index, (unsigned long long)facts->members.voters,
+                 (unsigned long long)members.voters, node->id);
+    }
+    facts->members = members;
+    cover("committed changes of members");
+}
+
+/* A leader votes, and goes by the newest configuration. */
+static void check_leading(const struct shard_facts *facts, const struct node *node, unsigned k,
+                          uint64_t commit) {
+    const struct group *group = node->server->groups[k];
+    struct members members = members_of(group);
+    if ((members.voters >> node->id & 1) == 0) {
+        sim_fail("MEMBERS shard %u: node %u leads without a vote", k, node->id);
+    }
+    if (!group_is_changing(group) && facts->members.index > 0 && commit >= facts->members.index &&
+        (members.voters != facts->members.voters || members.all != facts->members.all)) {
+        sim_fail("MEMBERS shard %u: node %u leads with the voters %llx, entry %llu says %llx", k,
+                 node->id, (unsigned long long)members.voters,
+                 (unsigned long long)facts->members.index,
+                 (unsigned long long)facts->members.voters);
+    }
+}
+
+/* What a leader commits most voters hold, and nobody else counts. */
+static void check_quorum(const struct node *node, unsigned k, uint64_t commit) {
+    const struct group *group = node->server->groups[k];
+    uint64_t voters = members_of(group).voters;
+    unsigned holders = 0;
+    for (unsigned i = 1; i <= SIM_NODES; i++) {
+        if ((voters >> i & 1) == 0) {
+            continue;
+        }
+        uint64_t held =
+            i == node->id ? log_state(node->server->log, k).last : group_match(group, i);
+        holders += held >= commit ? 1 : 0;
+    }
+    if (holders <= count(voters) / 2) {
+        sim_fail("QUORUM shard %u: node %u commits entry %llu, which %u of %u voters hold", k,
+                 node->id, (unsigned long long)commit, holders, count(voters));
+    }
+    n_checked++;
+}
+
+/* ---- entries ---- */
+
 /* What one node knows as committed is so for all. */
 static void check_committed(struct shard_facts *facts, const struct node *node, unsigned k,
                             uint64_t index) {
@@ -140,6 +243,9 @@ static void check_committed(struct shard_facts *facts, const struct node *node, 
     entry->term = term;
     if (!log_cached(log, k, index, &cached)) {
         return;
+    }
+    if (kind == LOG_ENTRY_CHANGE) {
+        check_change(facts, node, k, index, payload_slice(cached.payload));
     }
     uint32_t crc = crc32c(0, cached.payload->data, cached.payload->size);
     payload_unref(cached.payload);
@@ -170,7 +276,13 @@ static void check_digest(struct shard_facts *facts, const struct node *node, uns
         sim_fail("DIGEST shard %u: node %u has another state than others at index %llu", k,
                  node->id, (unsigned long long)state->applied_index);
     }
+    if (entry->has_digest && entry->clock_ms != state->clock_ms) {
+        sim_fail("CLOCK shard %u: at index %llu it is %llu on node %u and %llu on others", k,
+                 (unsigned long long)state->applied_index, (unsigned long long)state->clock_ms,
+                 node->id, (unsigned long long)entry->clock_ms);
+    }
     entry->digest = state->digest;
+    entry->clock_ms = state->clock_ms;
     entry->has_digest = true;
     n_checked++;
 }
@@ -186,6 +298,7 @@ static void check_shard(const struct node *node, unsigned k) {
         own->commit = 0;
         own->applied = 0;
         own->settled = 0;
+        own->led_term = 0;
     }
     uint64_t term = raft_current_term(&group->raft);
     uint64_t voted_for = raft_voted_for(&group->raft);
@@ -206,8 +319,16 @@ static void check_shard(const struct node *node, unsigned k) {
     for (uint64_t index = own->commit + 1; index <= commit; index++) {
         check_committed(facts, node, k, index);
     }
+    bool leads = group_role(group) == GROUP_LEADER;
+    if (leads) {
+        check_leading(facts, node, k, commit);
+    }
+    if (leads && commit > own->commit && own->led_term == term) {
+        check_quorum(node, k, commit);
+    }
+    own->led_term = leads ? term : 0;
     own->commit = commit;
-    if (group_role(group) == GROUP_LEADER) {
+    if (leads) {
         uint64_t newest = facts->n_leaders > 0 ? facts->leaders[facts->n_leaders - 1].term : 0;
         check_leader(facts, node, k, group_term(group));
         if (group_term(group) > newest) {

@@ -7,6 +7,7 @@
 #include "tests/sim/client.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/disk.h"
+#include "tests/sim/members.h"
 #include "tests/sim/network.h"
 #include "tests/sim/uv.h"
 
@@ -42,7 +43,8 @@ static unsigned n_nodes(void) {
 }
 
 static struct node *some_node(void) {
-    return cluster_node(1 + (unsigned)kernel_random(n_nodes()));
+    unsigned id = 1 + (unsigned)kernel_random(n_nodes());
+    return cluster_node(cluster_node(id)->listed ? id : cluster_some_member());
 }
 
 /* Trouble is worst where a leader is. */
@@ -52,7 +54,7 @@ static struct node *some_leader(void) {
 }
 
 bool nemesis_is_replacing(void) {
-    return replaced != 0;
+    return replaced != 0 || members_are_changing();
 }
 
 /* ---- nodes ---- */
@@ -134,11 +136,7 @@ static void repair_later(void) {
     kernel_at(kernel_now() + kernel_delay(mean), NULL, end_network_faults, of);
 }
 
-static void partition(void) {
-    uint64_t side = 1 + kernel_random(((uint64_t)1 << n_nodes()) - 1);
-    if (kernel_random(2) == 0) {
-        side = (uint64_t)1 << (some_leader()->id - 1);
-    }
+void nemesis_part_from_others(uint64_t side) {
     sim_log("partition %llx", (unsigned long long)side);
     cover("partitions");
     for (unsigned a = 1; a <= n_nodes(); a++) {
@@ -148,6 +146,14 @@ static void partition(void) {
         }
     }
     repair_later();
+}
+
+static void partition(void) {
+    uint64_t side = 1 + kernel_random(((uint64_t)1 << n_nodes()) - 1);
+    if (kernel_random(2) == 0) {
+        side = (uint64_t)1 << (some_leader()->id - 1);
+    }
+    nemesis_part_from_others(side);
 }
 
 static void one_way(void) {
@@ -243,6 +249,21 @@ static void bad_disk(struct node *node, enum fault fault) {
 
 /* ---- lost and damaged disks ---- */
 
+/* Without `join = yes` a blank node starts when all others have let it in. */
+static bool is_let_in(const struct node *blank) {
+    if (blank->server == NULL || !blank->server->started) {
+        return false;
+    }
+    for (unsigned i = 1; i <= n_nodes() && blank->joins; i++) {
+        const struct node *node = cluster_node(i);
+        if (node != blank && node->member &&
+            (node->server == NULL || !peers_is_up(node->server->peers, blank->id))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void tell_replace(void *data) {
     struct node *node = data;
     struct error error = {0};
@@ -250,8 +271,7 @@ static void tell_replace(void *data) {
         return;
     }
     /* It was let in, but those who knew that it was to be a member again have died meanwhile. */
-    const struct server *blank = cluster_node(replaced)->server;
-    bool is_in = blank != NULL && blank->started;
+    bool is_in = is_let_in(cluster_node(replaced));
     enum error_code code =
         server_order(node->server, is_in ? CLUSTER_ADD : CLUSTER_REPLACE, replaced, &error);
     cover(is_in ? "nodes added by an operator" : "nodes replaced by an operator");
@@ -266,6 +286,7 @@ static void wipe(struct node *node) {
     invariants_forget_node(node);
     node->damaged = false;
     node->blank = true;
+    node->joins = node->joins || kernel_random(2) == 0;
     replaced = node->id;
     replaced_is_blank = true;
     replace_again_at = 0;
@@ -304,8 +325,8 @@ static enum fault planned_damage;
 
 static void begin_loss(struct node *node, enum fault fault) {
     char reason[100];
-    if (n_nodes() < 3 || replaced != 0 || damage_after_stop != 0 ||
-        !cluster_is_healthy(reason, sizeof reason)) {
+    if (cluster_count_members() < 3 || replaced != 0 || damage_after_stop != 0 ||
+        members_are_changing() || !node->member || !cluster_is_healthy(reason, sizeof reason)) {
         return;
     }
     if (fault == FAULT_WIPE) {
@@ -351,7 +372,7 @@ static void watch_replacement(void) {
         return;
     }
     if (kernel_now() >= replace_again_at) {
-        struct node *teller = some_node();
+        struct node *teller = cluster_node(cluster_some_member());
         if (teller != node && teller->server != NULL && teller->server->started) {
             replace_again_at = kernel_now() + SIM_S;
             uv_loop_signal(teller->process, tell_replace, teller);
@@ -433,6 +454,9 @@ static void strike(enum fault fault) {
     case FAULT_LOST_FILE:
         begin_loss(node, fault);
         break;
+    case FAULT_MEMBERS:
+        members_want_change();
+        break;
     case FAULTS:
         break;
     }
@@ -459,7 +483,7 @@ static void next_fault(void *data) {
 static void restart_nodes(void) {
     for (unsigned i = 1; i <= n_nodes(); i++) {
         struct node *node = cluster_node(i);
-        if (node->state != NODE_DOWN || damage_after_stop == i ||
+        if (node->state != NODE_DOWN || damage_after_stop == i || !members_let_restart(node) ||
             (node->refused && !replaced_is_blank)) {
             restart_at[i] = node->state == NODE_DOWN ? restart_at[i] : 0;
             continue;
@@ -482,6 +506,7 @@ static void watch(void *data) {
         clients_allow_early_expiry();
     }
     watch_replacement();
+    members_watch(replaced == 0 && damage_after_stop == 0);
     restart_nodes();
     kernel_at(kernel_now() + WATCH_MS * SIM_MS, NULL, watch, NULL);
 }
@@ -495,6 +520,7 @@ void nemesis_start(uint64_t wanted, uint64_t mean) {
 
 void nemesis_heal(void) {
     healing = true;
+    members_heal();
     epoch++;
     all_paths(repair_path);
     for (unsigned i = 1; i <= n_nodes(); i++) {

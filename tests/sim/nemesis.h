@@ -28,7 +28,8 @@ struct node;
     X(FAULT_WALL, "wall-clock")                                                                    \
     X(FAULT_WIPE, "wipe")                                                                          \
     X(FAULT_BIT_FLIP, "bit-flip")                                                                  \
-    X(FAULT_LOST_FILE, "lost-file")
+    X(FAULT_LOST_FILE, "lost-file")                                                                \
+    X(FAULT_MEMBERS, "members")
 
 enum fault {
 #define FAULT_ENUM(symbol, name) symbol,
@@ -48,7 +49,9 @@ void nemesis_on_promise(struct node *node, bool is_vote);
 void nemesis_heal(void);
 /* Nodes that end are not started again. */
 void nemesis_end(void);
-/* A node is being replaced. */
+/* Cuts these nodes (bit 0: node 1) off from all others for a while. */
+void nemesis_part_from_others(uint64_t side);
+/* A node is being replaced, added or removed. */
 bool nemesis_is_replacing(void);
 
 #endif

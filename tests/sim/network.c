@@ -9,6 +9,10 @@ enum { WINDOW = 256 * 1024, SEGMENT_MAX = 32 * 1024, LISTENERS = 64, PEER_PORT_M
 #define RETRY_FIRST (200 * SIM_MS)
 #define RETRY_MAX (3 * SIM_S)
 #define GIVE_UP (10 * SIM_S)
+/* What raft/peers_internal.h asks of the kernel for links between nodes. */
+#define PEER_GIVE_UP (5 * SIM_S)
+#define KEEPALIVE_IDLE (2 * SIM_S)
+#define KEEPALIVE_INTERVAL SIM_S
 
 struct segment {
     struct segment *next;
@@ -51,6 +55,7 @@ struct endpoint {
     unsigned ack_attempts;
     uint64_t ack_since;
     bool acking;
+    uint64_t heard_at; /* anything of the other side's kernel; kept where there is keepalive */
 
     unsigned n_events; /* planned events that refer to it */
 };
@@ -93,6 +98,15 @@ static uint64_t path_delay(unsigned from, unsigned to, size_t size) {
         delay += size * SIM_S / path->bytes_per_s;
     }
     return delay;
+}
+
+static bool is_peer_link(const struct endpoint *endpoint) {
+    return endpoint->port >= PEER_PORT_MIN && endpoint->other != NULL &&
+           endpoint->other->port >= PEER_PORT_MIN;
+}
+
+static uint64_t give_up_after(const struct endpoint *endpoint) {
+    return is_peer_link(endpoint) ? PEER_GIVE_UP : GIVE_UP;
 }
 
 static uint64_t retry_delay(unsigned attempts) {
@@ -217,6 +231,9 @@ static void on_arrival(struct endpoint *sender) {
         sender->last = &sender->first;
     }
     sender->attempts = 0;
+    if (receiver != NULL) {
+        receiver->heard_at = kernel_now();
+    }
     if (receiver == NULL || receiver->broken || !host_get(receiver->host)->powered ||
         (!receiver->owned && segment->size > 0)) {
         /* Nobody there to take it: the other kernel says so. */
@@ -272,7 +289,7 @@ static void try_send(struct endpoint *sender) {
         return;
     }
     cover("dropped segment");
-    if (kernel_now() - sender->attempts_since > GIVE_UP) {
+    if (kernel_now() - sender->attempts_since > give_up_after(sender)) {
         cover("connection timed out");
         sender->sending = false;
         drop_segments(sender);
@@ -325,6 +342,7 @@ static void on_acknowledged(struct endpoint *receiver) {
     receiver->to_acknowledge = 0;
     receiver->ack_attempts = 0;
     if (sender != NULL) {
+        sender->heard_at = kernel_now();
         sender->unacknowledged -= n < sender->unacknowledged ? n : sender->unacknowledged;
         if (sender->wants_room && !sender->broken) {
             sender->wants_room = false;
@@ -352,7 +370,7 @@ static void try_acknowledge(struct endpoint *receiver) {
     if (receiver->ack_attempts == 0) {
         receiver->ack_since = kernel_now();
     }
-    if (kernel_now() - receiver->ack_since > GIVE_UP) {
+    if (kernel_now() - receiver->ack_since > give_up_after(receiver)) {
         cover("connection timed out");
         plan(sender, kernel_now(), endpoint_break);
         return;
@@ -371,6 +389,44 @@ size_t net_receive(struct endpoint *endpoint, void *data, size_t size, bool *end
     }
     *end = n == there && endpoint->end_arrived;
     return n;
+}
+
+/* ---- keepalive ---- */
+
+/* Both ways, as a probe and its answer travel. */
+static bool probe_is_answered(const struct endpoint *endpoint) {
+    unsigned there = endpoint->other->host;
+    double drop = paths[endpoint->host][there].drop;
+    return !path_is_cut(endpoint->host, there) && !path_is_cut(there, endpoint->host) &&
+           (drop == 0 || !kernel_chance(drop));
+}
+
+static void keep_alive(struct endpoint *endpoint) {
+    struct endpoint *other = endpoint->other;
+    if (!endpoint->owned || endpoint->broken || endpoint->end_sent || other == NULL) {
+        return;
+    }
+    if (kernel_now() - endpoint->heard_at >= KEEPALIVE_IDLE && probe_is_answered(endpoint)) {
+        if (other->is_ghost || other->broken) {
+            cover("keepalive answered by a reset");
+            on_reset(endpoint);
+            return;
+        }
+        endpoint->heard_at = kernel_now();
+    }
+    if (kernel_now() - endpoint->heard_at > PEER_GIVE_UP) {
+        cover("keepalive found a dead link");
+        endpoint_break(endpoint);
+        return;
+    }
+    plan(endpoint, kernel_now() + KEEPALIVE_INTERVAL, keep_alive);
+}
+
+static void begin_keepalive(struct endpoint *endpoint) {
+    if (is_peer_link(endpoint)) {
+        endpoint->heard_at = kernel_now();
+        plan(endpoint, kernel_now() + KEEPALIVE_INTERVAL, keep_alive);
+    }
 }
 
 /* ---- connecting and closing ---- */
@@ -408,6 +464,7 @@ void net_listen_end(struct process *process, uint16_t port) {
 static void on_connect_answer(struct endpoint *dialer) {
     if (!dialer->broken) {
         dialer->connected = true;
+        begin_keepalive(dialer);
         tell(dialer, NET_CONNECTED);
     }
 }
@@ -442,6 +499,7 @@ static void try_connect(struct endpoint *dialer) {
     dialer->attempts = 0;
     acceptor->connected = true;
     acceptor->process = listener->process;
+    begin_keepalive(acceptor);
     plan(dialer, back, on_connect_answer);
     listener->accept(listener->data, acceptor);
 }

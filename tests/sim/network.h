@@ -2,9 +2,11 @@
  *
  * Bytes travel in segments of random size. A segment that the network drops is sent again after a
  * growing pause, so a drop shows as delay; segments behind it wait. What is not acknowledged for
- * ten seconds breaks the connection. Segments that arrive twice or in another order are put right
- * by TCP and cannot be seen, so they are not simulated; corruption that TCP's checksum misses is.
- * A path may be cut in one direction only: then bytes arrive and their acknowledgements do not. */
+ * ten seconds breaks the connection, for five seconds between nodes: those also send keepalive
+ * probes over an idle link, as the server asks for (raft/peers_internal.h). Segments that arrive
+ * twice or in another order are put right by TCP and cannot be seen, so they are not simulated;
+ * corruption that TCP's checksum misses is. A path may be cut in one direction only: then bytes
+ * arrive and their acknowledgements do not. */
 #ifndef SIM_NETWORK_H
 #define SIM_NETWORK_H
 

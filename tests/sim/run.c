@@ -48,6 +48,23 @@ static struct workload_options plan_workloads(uint64_t seed, const struct client
                                      .patience_ns = clients->patience_ns};
 }
 
+/* Who is a member changes in some seeds: some nodes come later then. */
+static void plan_members(uint64_t seed, struct plan *plan, const struct run_limits *limits) {
+    const uint64_t bit = (uint64_t)1 << FAULT_MEMBERS;
+    struct prng prng;
+    prng_seed(&prng, seed ^ 0x6d656d62);
+    plan->cluster.n_founders = plan->cluster.n_nodes;
+    plan->faults &= ~bit;
+    if (prng_below(&prng, 3) != 0 || (limits->faults_off & bit) != 0) {
+        return;
+    }
+    if (plan->cluster.n_nodes == 1 && limits->nodes == 0) {
+        plan->cluster.n_nodes = 2;
+    }
+    plan->faults |= bit;
+    plan->cluster.n_founders = 1 + (unsigned)prng_below(&prng, plan->cluster.n_nodes);
+}
+
 static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
     struct prng prng;
     struct plan plan;
@@ -120,6 +137,7 @@ static struct plan make_plan(uint64_t seed, const struct run_limits *limits) {
         plan.clients.n_model = limits->clients;
         plan.clients.n_owners = 1;
     }
+    plan_members(seed, &plan, limits);
     plan.workloads = plan_workloads(seed, &plan.clients);
     if (limits->seconds > 0) {
         plan.chaos_ns = limits->seconds * SIM_S;
@@ -135,9 +153,9 @@ static void describe(uint64_t seed, const struct plan *plan) {
             n += (size_t)snprintf(faults + n, sizeof faults - n, " %s", fault_name((enum fault)i));
         }
     }
-    sim_log("seed %llu: %u nodes, %u shards, %u+%u clients, %llu s, faults every %llu ms:%s",
-            (unsigned long long)seed, plan->cluster.n_nodes, plan->cluster.n_shards,
-            plan->clients.n_model, plan->clients.n_owners,
+    sim_log("seed %llu: %u of %u nodes, %u shards, %u+%u clients, %llu s, faults every %llu ms:%s",
+            (unsigned long long)seed, plan->cluster.n_founders, plan->cluster.n_nodes,
+            plan->cluster.n_shards, plan->clients.n_model, plan->clients.n_owners,
             (unsigned long long)(plan->chaos_ns / SIM_S),
             (unsigned long long)(plan->fault_mean_ns / SIM_MS), faults);
 }
@@ -162,7 +180,7 @@ static char reason[200];
 
 static bool is_healthy(void) {
     if (nemesis_is_replacing()) {
-        snprintf(reason, sizeof reason, "a node is being replaced");
+        snprintf(reason, sizeof reason, "a node is being replaced, added or removed");
         return false;
     }
     return cluster_is_healthy(reason, sizeof reason);
@@ -209,6 +227,9 @@ static void stop_and_verify(void) {
         sim_fail("LIVENESS a node does not stop");
     }
     for (unsigned i = 1; i <= cluster_options()->n_nodes; i++) {
+        if (!cluster_node(i)->member) {
+            continue;
+        }
         if (!cluster_node(i)->clean_stop) {
             sim_fail("STOP node %u did not end in order", i);
         }

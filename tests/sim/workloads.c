@@ -192,7 +192,7 @@ static void go_on(void *data) {
     if (!line_is_up(worker->line)) {
         line_close(worker->line);
         worker->epoch++;
-        worker->node = 1 + (unsigned)kernel_random(cluster_options()->n_nodes);
+        worker->node = cluster_some_member();
         line_open(worker->line, worker->node);
         watch(worker, CONNECT_TIMEOUT_S * SIM_S);
         return;

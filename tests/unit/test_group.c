@@ -112,6 +112,48 @@ static void test_lone_voter(void **state) {
     cluster_free(cluster);
 }
 
+/* Gives both nodes of a cluster of two these roles. */
+static void set_roles(struct node *leader, const struct node *other, bool other_votes) {
+    struct group_server servers[2] = {
+        {.id = leader->id, .address = "10.0.0.1:7201", .voter = true},
+        {.id = other->id, .address = "10.0.0.2:7201", .voter = other_votes}};
+    struct payload *config = group_encode_config(servers, 2);
+    assert_true(group_change(leader->group, leader->cluster->now_ms, config));
+    payload_unref(config);
+}
+
+/* The only voter makes a standby the second one, and dies before the standby hears of it. It cannot
+ * lead again without the vote of a node that takes itself for a standby, and the old leader for
+ * alive. */
+static void test_promoted_standby_votes(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(2, 6);
+    struct node *leader = cluster_elect(cluster);
+    struct node *other = cluster_other(cluster, leader, NULL);
+    uint64_t voters[LIMIT_NODES];
+    leader->hold_disk = true; /* the harness wants to see a majority of all nodes */
+    set_roles(leader, other, false);
+    cluster_run(cluster, 3 * HEARTBEAT_MS);
+    leader->hold_disk = false;
+    cluster_run(cluster, 3 * HEARTBEAT_MS);
+    assert_int_equal(group_voters(other->group, voters), 1);
+    assert_converged(cluster);
+    node_isolate(other, true);
+    set_roles(leader, other, true);
+    cluster_run(cluster, HEARTBEAT_MS);
+    uint64_t last = group_last(leader->group);
+    assert_true(group_last(other->group) < last);
+    node_restart(leader);
+    assert_int_equal(group_last(leader->group), last);
+    cluster_run(cluster, HEARTBEAT_MS); /* what was on its way is lost */
+    cluster_heal(cluster);
+    cluster_run(cluster, 10 * ELECTION_MS);
+    assert_ptr_equal(cluster_leader(cluster), leader);
+    assert_int_equal(group_voters(other->group, voters), 2);
+    assert_converged(cluster);
+    cluster_free(cluster);
+}
+
 static void test_rejoining_node_does_not_disrupt(void **state) {
     (void)state;
     struct cluster *cluster = cluster_new(3, 5);
@@ -1078,6 +1120,7 @@ int main(void) {
         cmocka_unit_test(test_no_message_before_the_vote_is_durable),
         cmocka_unit_test(test_five_elect_and_replicate),
         cmocka_unit_test(test_lone_voter),
+        cmocka_unit_test(test_promoted_standby_votes),
         cmocka_unit_test(test_rejoining_node_does_not_disrupt),
         cmocka_unit_test(test_lost_election_asks_beforehand_again),
         cmocka_unit_test(test_old_term_with_the_better_log_gets_elected),
