@@ -127,13 +127,17 @@ static void note_removed(void) {
     struct node *node = cluster_node(subject);
     unsigned leader = cluster_leader(0);
     node->member = false;
-    linger_until = kernel_now() + kernel_delay(2 * SIM_S);
+    linger_until = kernel_now() + 500 * SIM_MS + kernel_delay(2 * SIM_S);
     change = CHANGE_LINGERING;
     sim_log("n%u is no member any more", subject);
     cover("nodes removed");
     /* The one that must not count beside the one that would like to go on leading. */
-    if (!healing && kernel_random(2) == 0) {
+    if (!healing && kernel_random(3) == 0) {
         nemesis_part_from_others((uint64_t)1 << (subject - 1) | (uint64_t)1 << (leader - 1));
+        return;
+    }
+    for (unsigned k = 0; k < cluster_options()->n_shards; k++) {
+        nemesis_depose(k);
     }
 }
 

@@ -183,20 +183,33 @@ static void slow_links(void) {
 }
 
 /* Leadership moves while its old holder hears late of everything: what it still answers then must
- * not be old. */
-static void transfer(const struct node *to) {
-    unsigned shard = (unsigned)kernel_random(cluster_options()->n_shards);
+ * not be old. Whoever is no member it hears at once, since that must not count. */
+static void depose(unsigned shard, unsigned to, uint64_t late_ns) {
     unsigned leader = cluster_leader(shard);
-    if (!cluster_transfer(shard, to->id) || kernel_random(2) == 0) {
+    if (!cluster_transfer(shard, to) || late_ns == 0) {
         return;
     }
-    uint64_t latency = SIM_MS + kernel_random(60 * SIM_MS);
+    uint64_t latency = SIM_MS + kernel_random(late_ns);
     sim_log("n%u hears late: %llu us", leader, (unsigned long long)(latency / SIM_US));
     cover("deposed leader that hears late");
     for (unsigned other = 1; other <= n_nodes(); other++) {
-        net_path(other, leader)->latency_ns = latency;
+        if (cluster_node(other)->member) {
+            net_path(other, leader)->latency_ns = latency;
+        }
     }
     repair_later();
+}
+
+static void transfer(const struct node *to) {
+    unsigned shard = (unsigned)kernel_random(cluster_options()->n_shards);
+    depose(shard, to->id, kernel_random(2) == 0 ? 60 * SIM_MS : 0);
+}
+
+void nemesis_depose(unsigned shard) {
+    unsigned to = cluster_some_member();
+    if (!healing) {
+        depose(shard, to, cluster_options()->election_ms * SIM_MS);
+    }
 }
 
 static double drop_rate;
@@ -480,6 +493,16 @@ static void next_fault(void *data) {
     kernel_at(kernel_now() + kernel_delay(mean_ns), NULL, next_fault, NULL);
 }
 
+/* What a start repairs must be on the disk before anything relies on it. */
+static void maybe_crash_start(struct node *node) {
+    bool strikes = (kinds & ((uint64_t)1 << FAULT_IO_CRASH | (uint64_t)1 << FAULT_POWER)) != 0;
+    if (strikes && !healing && kernel_random(4) == 0) {
+        cover("power lost during a start");
+        node->process->die_by_power = true;
+        node->process->die_after_ios = 1 + kernel_random(kernel_random(2) == 0 ? 30 : 150);
+    }
+}
+
 static void restart_nodes(void) {
     for (unsigned i = 1; i <= n_nodes(); i++) {
         struct node *node = cluster_node(i);
@@ -493,6 +516,7 @@ static void restart_nodes(void) {
         } else if (kernel_now() >= restart_at[i]) {
             restart_at[i] = 0;
             node_start(node);
+            maybe_crash_start(node);
         }
     }
 }

@@ -51,6 +51,8 @@ void nemesis_heal(void);
 void nemesis_end(void);
 /* Cuts these nodes (bit 0: node 1) off from all others for a while. */
 void nemesis_part_from_others(uint64_t side);
+/* Another node comes to lead, and the old leader hears late of it. */
+void nemesis_depose(unsigned shard);
 /* A node is being replaced, added or removed. */
 bool nemesis_is_replacing(void);
 

@@ -56,7 +56,11 @@ static const char *const required[] = {"leaders elected",
                                        "whole walks by SCAN",
                                        "events of a watch checked",
                                        "watches resumed",
-                                       "redirected operations"};
+                                       "redirected operations",
+                                       "nodes added",
+                                       "nodes removed",
+                                       "committed changes of members",
+                                       "keepalive found a dead link"};
 
 struct totals {
     uint64_t seeds;
