@@ -196,7 +196,10 @@ static void check_leading(struct shard_facts *facts, const struct node *node, un
      */
     uint64_t newest = group->raft.configuration_committed_index;
     if (newest > facts->members.index) {
-        facts->members = group_is_changing(group) ? (struct members){0} : members;
+        if (group_is_changing(group)) {
+            memset(&members, 0, sizeof members);
+        }
+        facts->members = members;
         facts->members.index = newest;
     }
     if (!group_is_changing(group) && facts->members.voters != 0 && commit >= facts->members.index &&
