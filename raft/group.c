@@ -587,6 +587,7 @@ enum error_code group_start(struct group *group, uint64_t now_ms, uint64_t appli
     event.start.n_entries = (unsigned)n;
     group_set_now(group, now_ms);
     group->contact_ms = now_ms;
+    group->started_ms = now_ms;
     group->started = true;
     group->commit_seen = applied_index;
     group_step(group, &event);
@@ -937,8 +938,8 @@ uint64_t group_leader_contact_ms(const struct group *group) {
     return group->contact_ms;
 }
 
-/* When a majority of voters, this leader included, was last known to follow; 0: not in this term.
- */
+/* When a majority of voters, this leader included, was last known to follow, which is when the
+ * messages were sent that they answered, not when the answers came; 0: not in this term. */
 static uint64_t majority_heard_ms(const struct group *group) {
     uint64_t voters[LIMIT_NODES];
     uint64_t heard[LIMIT_NODES]; /* newest first */
@@ -946,7 +947,7 @@ static uint64_t majority_heard_ms(const struct group *group) {
     for (unsigned i = 0; i < n; i++) {
         uint64_t at_ms = voters[i] == group->options.self ? group->now_ms : 0;
         for (unsigned k = 0; k < group->n_peers; k++) {
-            at_ms = group->peers[k].id == voters[i] ? group->peers[k].heard_ms : at_ms;
+            at_ms = group->peers[k].id == voters[i] ? group->peers[k].followed_ms : at_ms;
         }
         unsigned place = i;
         for (; place > 0 && heard[place - 1] < at_ms; place--) {

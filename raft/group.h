@@ -179,11 +179,12 @@ uint64_t group_match(const struct group *group, uint64_t node);
 uint64_t group_leader_contact_ms(const struct group *group);
 /* What a replica knows of how new its state is. */
 struct group_contact {
-    uint64_t at_ms; /* when a leader of the current term was last heard or, as leader, a majority */
+    uint64_t at_ms;  /* a leader of the current term led then; or, as leader, a majority answered */
     uint64_t commit; /* the commit index at that time, or a later one */
 };
-/* False when no leader of the current term was heard yet. While that leader has been deposed
- * without knowing it, at most for two election timeouts, its word is older than at_ms says. */
+/* False when no leader of the current term has answered to what this node sent it yet. While that
+ * leader has been deposed without knowing it, at most for two election timeouts, its word is older
+ * than at_ms says. */
 bool group_contact(const struct group *group, struct group_contact *contact);
 bool group_is_started(const struct group *group);
 /* True unless a majority of voters, this node included, has reported a nearly full disk. */

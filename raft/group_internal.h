@@ -37,6 +37,8 @@ struct group_peer {
     uint64_t last_start;      /* index before the newest range that was sent */
     uint64_t handed_to;       /* newest index handed over for sending, 0: start anew */
     uint64_t heard_ms;        /* last answer in this leader's term, 0: none */
+    uint64_t heard_sent_ms;   /* ... and when it was sent, by the peer's clock */
+    uint64_t followed_ms;     /* when what it answered to was sent, by this node's clock */
     uint64_t told_ms;         /* when an append was last sent */
     uint64_t told_commit;     /* newest committed index that those sent cover */
     uint64_t promised; /* index up to which it held this leader's log when its link came up */
@@ -100,6 +102,9 @@ struct group {
     uint64_t commit_seen; /* configurations up to here were fed back */
     bool fast_election;   /* the election timeout is lowered */
     uint64_t elections;
+    uint64_t started_ms;
+    uint64_t leader_sent_ms;   /* of the newest APPEND, by its sender's clock ... */
+    uint64_t leader_sent_term; /* ... and its term */
     uint64_t contact_ms;
     uint64_t contact_term;        /* newest term whose leader was heard */
     struct group_contact contact; /* as follower; at_ms is 0 before the first */

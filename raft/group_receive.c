@@ -72,19 +72,33 @@ static uint64_t usable_commit(const struct group *group, uint64_t leader_commit,
     return leader_commit;
 }
 
-static void note_leader_contact(struct group *group, uint64_t from, uint64_t commit,
-                                uint64_t time_ms) {
+/* The leader says when, by this node's own clock, the newest answer was sent that it had received:
+ * what it says itself is younger than that, however long it was on its way. Not its arrival, which
+ * a congested link or a pause of this process may have put off. */
+static void note_freshness(struct group *group, uint64_t commit, uint64_t heard_ms) {
+    bool is_own =
+        heard_ms >= group->started_ms && heard_ms <= group->now_ms; /* not of another boot */
+    bool is_older = group->contact_noted_term == group->contact_term &&
+                    heard_ms < group->contact.at_ms; /* lanes overtake each other */
+    if (heard_ms == 0 || !is_own || is_older) {
+        return;
+    }
+    group->contact = (struct group_contact){.at_ms = heard_ms, .commit = commit};
+    group->contact_noted_term = group->contact_term;
+}
+
+static void note_leader_contact(struct group *group, uint64_t from, const struct raft_wire *wire) {
+    uint64_t time_ms = wire->append.time_ms;
     if (group->raft.state != RAFT_FOLLOWER || group_leader(group) != from) {
         return;
     }
     group->contact_ms = group->now_ms;
-    group->contact = (struct group_contact){.at_ms = group->now_ms, .commit = commit};
+    note_freshness(group, wire->append.commit, wire->append.heard_ms);
     if (time_ms > 0) {
         group->due.clock = true;
         group->due.clock_from = from;
         group->due.clock_value = (struct group_clock){.time_ms = time_ms, .anchored = true};
     }
-    group->contact_noted_term = group->contact_term;
     group_set_fast_election(group, false);
 }
 
@@ -136,10 +150,12 @@ static bool receive_append(struct group *group, struct raft_message *message,
     group->step_entries = entries;
     group->step_payloads = from->attachments;
     group->contact_term = wire->term;
+    group->leader_sent_term = wire->term;
+    group->leader_sent_ms = wire->append.sent_ms;
     deliver(group, message);
     group->step_entries = NULL;
     group->step_payloads = NULL;
-    note_leader_contact(group, message->server_id, wire->append.commit, wire->append.time_ms);
+    note_leader_contact(group, message->server_id, wire);
     drop_attachments(from);
     return true;
 }
@@ -222,6 +238,10 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     }
     uint64_t match = group_match(group, message->server_id);
     peer->heard_ms = group->now_ms;
+    peer->heard_sent_ms = wire->append_result.sent_ms;
+    if (wire->append_result.heard_ms > peer->followed_ms) {
+        peer->followed_ms = wire->append_result.heard_ms;
+    }
     if (rejected > 0) {
         peer->entries_sent_ms = 0;
     } else if (match > match_before) {

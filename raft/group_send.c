@@ -118,6 +118,8 @@ static bool send_frame(struct group_peer *peer, struct frame *frame) {
     frame->wire.append.prev_term = term;
     frame->wire.append.commit = raft_commit_index(&group->raft);
     frame->wire.append.time_ms = time_to_tell(group);
+    frame->wire.append.sent_ms = group->now_ms;
+    frame->wire.append.heard_ms = peer->heard_sent_ms;
     enum peer_lane lane = lane_for(group, peer->id, frame->bytes);
     if (!send_with_payloads(group, peer->id, lane, &frame->wire, frame->payloads,
                             frame->wire.append.n)) {
@@ -251,6 +253,8 @@ void group_forget_sends(struct group *group) {
     for (unsigned i = 0; i < group->n_peers; i++) {
         group_forget_peer(&group->peers[i]);
         group->peers[i].heard_ms = 0;
+        group->peers[i].heard_sent_ms = 0;
+        group->peers[i].followed_ms = 0;
         group->peers[i].promised = 0;
     }
 }
@@ -317,6 +321,8 @@ static void send_heartbeat(struct group *group, struct group_peer *peer, uint64_
     wire.append.prev_term = prev_term;
     wire.append.commit = raft_commit_index(&group->raft);
     wire.append.time_ms = time_to_tell(group);
+    wire.append.sent_ms = group->now_ms;
+    wire.append.heard_ms = peer->heard_sent_ms;
     wire.append.n = 0;
     if (send_with_payloads(group, peer->id, PEER_LANE_URGENT, &wire, NULL, 0)) {
         note_told(peer, prev);
@@ -425,6 +431,10 @@ void group_send_message(struct group *group, const struct raft_message *message)
         wire.kind = PEER_MESSAGE_APPEND_RESULT;
         wire.append_result.rejected = message->append_entries_result.rejected;
         wire.append_result.last_index = message->append_entries_result.last_log_index;
+        wire.append_result.sent_ms = group->now_ms;
+        wire.append_result.heard_ms = group->leader_sent_term == message->append_entries_result.term
+                                          ? group->leader_sent_ms
+                                          : 0;
         send_plain(group, to, message->append_entries_result.term, &wire);
         return;
     case RAFT_REQUEST_VOTE:

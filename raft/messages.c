@@ -14,6 +14,8 @@ static void encode_append(struct buffer *out, const struct raft_wire *wire) {
     buffer_put_u64(out, wire->append.prev_term);
     buffer_put_u64(out, wire->append.commit);
     buffer_put_u64(out, wire->append.time_ms);
+    buffer_put_u64(out, wire->append.sent_ms);
+    buffer_put_u64(out, wire->append.heard_ms);
     buffer_put_u16(out, (uint16_t)wire->append.n);
     for (unsigned i = 0; i < wire->append.n; i++) {
         buffer_put_u64(out, wire->append.entries[i].term);
@@ -35,6 +37,8 @@ void raft_wire_encode(struct buffer *out, const struct raft_wire *wire) {
     case PEER_MESSAGE_APPEND_RESULT:
         buffer_put_u64(out, wire->append_result.rejected);
         buffer_put_u64(out, wire->append_result.last_index);
+        buffer_put_u64(out, wire->append_result.sent_ms);
+        buffer_put_u64(out, wire->append_result.heard_ms);
         return;
     case PEER_MESSAGE_VOTE:
         buffer_put_u64(out, wire->vote.candidate);
@@ -67,6 +71,8 @@ static bool decode_append(struct reader *reader, struct raft_wire *wire) {
     wire->append.prev_term = reader_u64(reader);
     wire->append.commit = reader_u64(reader);
     wire->append.time_ms = reader_u64(reader);
+    wire->append.sent_ms = reader_u64(reader);
+    wire->append.heard_ms = reader_u64(reader);
     wire->append.n = reader_u16(reader);
     if (wire->append.n > RAFT_APPEND_ENTRIES_MAX || wire->append.prev_index > max_index ||
         wire->append.time_ms > INT64_MAX) {
@@ -109,6 +115,8 @@ static bool decode_body(struct reader *reader, struct raft_wire *wire) {
     case PEER_MESSAGE_APPEND_RESULT:
         wire->append_result.rejected = reader_u64(reader);
         wire->append_result.last_index = reader_u64(reader);
+        wire->append_result.sent_ms = reader_u64(reader);
+        wire->append_result.heard_ms = reader_u64(reader);
         return wire->append_result.last_index <= max_index;
     case PEER_MESSAGE_VOTE:
         wire->vote.candidate = reader_u64(reader);

@@ -58,12 +58,16 @@ struct raft_wire {
             uint64_t prev_term;
             uint64_t commit;
             uint64_t time_ms;
+            uint64_t sent_ms;  /* by the sender's clock */
+            uint64_t heard_ms; /* sent_ms of the receiver's newest APPEND_RESULT, 0: none */
             unsigned n;
             struct raft_wire_entry entries[RAFT_APPEND_ENTRIES_MAX];
         } append;
         struct {
             uint64_t rejected;
             uint64_t last_index;
+            uint64_t sent_ms;  /* by the sender's clock */
+            uint64_t heard_ms; /* sent_ms of the receiver's newest APPEND of this term, 0: none */
         } append_result;
         struct {
             uint64_t candidate;

@@ -80,6 +80,8 @@ class ConsistencyTest(ClusterTest):
             two.resume()
             cluster.wait_ready()
             cluster.wait_caught_up()
+            # A replica knows how old it is once a leader has heard its answer.
+            wait_for(lambda: self._error_code(bounded, "GET", "k") is None, "a fresh replica", 20)
             for client in (eventual, bounded, session, plain):
                 self.assertEqual(client.call("GET", "k"), b"new")
 

@@ -853,18 +853,8 @@ static bool may_see(const struct owned *owned, uint64_t sequence, uint64_t refle
 
 static const char *const level_names[] = {"linearizable", "session", "eventual", "bounded"};
 
-/* A follower may take messages that it reads late for new, and so may the leader with the answers
- * by which it knows that it is followed. */
-static uint64_t allow_for_delays(uint64_t reflects) {
-    uint64_t late_ns = 2 * messages_worst_delay();
-    return reflects > late_ns ? reflects - late_ns : 0;
-}
-
 static void owner_saw(struct client *client, struct pending *pending, const struct reply *reply) {
     struct owned *owned = &client->owned[pending->key];
-    if (client->level == LEVEL_BOUNDED) {
-        pending->reflects = allow_for_delays(pending->reflects);
-    }
     bool good = false;
     char what[80] = "nil";
     if (reply->kind == REPLY_NIL) {

@@ -596,6 +596,72 @@ static void test_contact(void **state) {
     cluster_free(cluster);
 }
 
+static void receive_heartbeat(struct cluster *cluster, struct node *to, struct node *from,
+                              uint64_t heard_ms) {
+    struct buffer header = {0};
+    struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND, .term = group_term(from->group)};
+    wire.append.prev_index = 1;
+    wire.append.prev_term = 1;
+    wire.append.heard_ms = heard_ms;
+    raft_wire_encode(&header, &wire);
+    struct peer_message message = {.type = PEER_MESSAGE_APPEND, .header = buffer_slice(&header)};
+    assert_true(group_receive(to->group, cluster->now_ms, from->id, &message));
+    buffer_free(&header);
+}
+
+/* A heartbeat that was long on its way says nothing about the present: what counts is when the
+ * answer was sent to which its sender refers. */
+static void test_late_contact(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 33);
+    struct group_contact contact;
+    struct node *first = cluster_elect(cluster);
+    struct node *follower = cluster_other(cluster, first, NULL);
+    cluster_run(cluster, 200);
+    assert_true(group_contact(follower->group, &contact));
+    uint64_t at_ms = contact.at_ms;
+    node_isolate(first, true);
+    node_isolate(follower, true);
+    cluster_run(cluster, ELECTION_MS / 4);
+    receive_heartbeat(cluster, follower, first, at_ms + 1);
+    assert_true(group_contact(follower->group, &contact));
+    assert_int_equal(contact.at_ms, at_ms + 1);
+    uint64_t others[] = {0, at_ms,
+                         cluster->now_ms + 1}; /* nothing heard, overtaken, another boot */
+    for (unsigned i = 0; i < 3; i++) {
+        receive_heartbeat(cluster, follower, first, others[i]);
+        assert_true(group_contact(follower->group, &contact));
+        assert_int_equal(contact.at_ms, at_ms + 1);
+    }
+    cluster_free(cluster);
+}
+
+/* Nor does an answer that comes late to a leader. */
+static void test_late_answer(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(3, 34);
+    struct group_contact contact;
+    struct node *first = cluster_elect(cluster);
+    struct node *follower = cluster_other(cluster, first, NULL);
+    cluster_run(cluster, 200);
+    assert_true(group_contact(first->group, &contact));
+    uint64_t at_ms = contact.at_ms;
+    node_isolate(first, true);
+    cluster_run(cluster, ELECTION_MS / 4);
+    struct buffer header = {0};
+    struct raft_wire wire = {.kind = PEER_MESSAGE_APPEND_RESULT, .term = group_term(first->group)};
+    wire.append_result.last_index = group_last(first->group);
+    wire.append_result.heard_ms = at_ms + 1;
+    raft_wire_encode(&header, &wire);
+    struct peer_message message = {.type = PEER_MESSAGE_APPEND_RESULT,
+                                   .header = buffer_slice(&header)};
+    assert_true(group_receive(first->group, cluster->now_ms, follower->id, &message));
+    buffer_free(&header);
+    assert_true(group_contact(first->group, &contact));
+    assert_int_equal(contact.at_ms, at_ms + 1);
+    cluster_free(cluster);
+}
+
 /* --- reads ------------------------------------------------------------------------------------ */
 
 static void test_isolated_leader_confirms_no_read(void **state) {
@@ -1116,6 +1182,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_is_told_promptly),
         cmocka_unit_test(test_contact),
+        cmocka_unit_test(test_late_contact),
+        cmocka_unit_test(test_late_answer),
         cmocka_unit_test(test_election_trace),
         cmocka_unit_test(test_no_message_before_the_vote_is_durable),
         cmocka_unit_test(test_five_elect_and_replicate),

@@ -24,6 +24,8 @@ static struct raft_wire example(enum raft_message_kind kind) {
         wire.append.prev_term = 6;
         wire.append.commit = 40;
         wire.append.time_ms = 1700000000000;
+        wire.append.sent_ms = 76;
+        wire.append.heard_ms = 77;
         wire.append.n = APPEND_ENTRIES;
         for (unsigned i = 0; i < APPEND_ENTRIES; i++) {
             wire.append.entries[i].term = 7 + i;
@@ -33,6 +35,8 @@ static struct raft_wire example(enum raft_message_kind kind) {
     case PEER_MESSAGE_APPEND_RESULT:
         wire.append_result.rejected = 12;
         wire.append_result.last_index = 11;
+        wire.append_result.sent_ms = 78;
+        wire.append_result.heard_ms = 79;
         return wire;
     case PEER_MESSAGE_VOTE:
         wire.vote.candidate = 2;
@@ -100,6 +104,8 @@ static void test_fields_arrive(void **state) {
     assert_int_equal(decoded.append.prev_term, 6);
     assert_int_equal(decoded.append.commit, 40);
     assert_int_equal(decoded.append.time_ms, 1700000000000);
+    assert_int_equal(decoded.append.sent_ms, 76);
+    assert_int_equal(decoded.append.heard_ms, 77);
     assert_int_equal(decoded.append.n, APPEND_ENTRIES);
     assert_int_equal(decoded.append.entries[2].term, 9);
     assert_int_equal(decoded.append.entries[2].kind, LOG_ENTRY_CHANGE);
