@@ -168,132 +168,22 @@ static void check_sessions(const struct history *history, struct report *report,
 
 /* --- eventual --------------------------------------------------------------------------------- */
 
-/* When a node last answered within a bound. A process that was stopped takes old messages for new
- * ones when it goes on, and so does one whose messages were held up (docs/consistency.md): the age
- * of a replica counts from when a message is read. So the time for which a node did not answer, or
- * knew that it was too old, is added to the bound of the reads behind it. */
-struct answered {
-    uint64_t at;
-    int64_t stale_ms; /* the bound */
-};
-
-struct node_times {
-    uint32_t node;
-    struct answered *list; /* ascending */
-    size_t n;
-};
-
-struct silences {
-    struct node_times *nodes;
-    size_t n;
-};
-
-#define SILENCE_NS UINT64_C(200000000)
-#define SILENCE_COUNTS_NS UINT64_C(1000000000) /* behind its end */
-
-static int by_at(const void *left, const void *right) {
-    const struct answered *a = left;
-    const struct answered *b = right;
-    return a->at < b->at ? -1 : a->at > b->at ? 1 : 0;
-}
-
-static struct node_times *find_node(struct silences *silences, uint32_t node) {
-    for (size_t i = 0; i < silences->n; i++) {
-        if (silences->nodes[i].node == node) {
-            return &silences->nodes[i];
-        }
-    }
-    return NULL;
-}
-
-static struct silences silences_make(const struct op *const *ops, size_t n) {
-    struct silences silences = {0};
-    for (size_t i = 0; i < n; i++) {
-        struct node_times *node = find_node(&silences, ops[i]->node);
-        if (ops[i]->kind != OP_GET || ops[i]->outcome != OUTCOME_OK || ops[i]->arg <= 0) {
-            continue;
-        }
-        if (node == NULL) {
-            silences.nodes = mem_realloc(silences.nodes, (silences.n + 1) * sizeof *silences.nodes);
-            node = &silences.nodes[silences.n++];
-            *node = (struct node_times){.node = ops[i]->node,
-                                        .list = mem_zalloc(n + 1, sizeof *node->list)};
-        }
-        node->list[node->n++] = (struct answered){.at = ops[i]->end, .stale_ms = ops[i]->arg};
-    }
-    for (size_t i = 0; i < silences.n; i++) {
-        qsort(silences.nodes[i].list, silences.nodes[i].n, sizeof(struct answered), by_at);
-    }
-    return silences;
-}
-
-static void silences_free(struct silences *silences) {
-    for (size_t i = 0; i < silences->n; i++) {
-        mem_free(silences->nodes[i].list);
-    }
-    mem_free(silences->nodes);
-}
-
-static size_t first_from(const struct node_times *node, uint64_t time) {
-    size_t low = 0;
-    size_t high = node->n;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (node->list[middle].at < time) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-/* The longest silence of a node that reaches into the read's time, or ended shortly before; only
- * answers within the read's own bound break it. */
-static uint64_t silence_of(const struct node_times *node, const struct op *op) {
-    uint64_t longest = 0;
-    uint64_t from = op->start > SILENCE_COUNTS_NS ? op->start - SILENCE_COUNTS_NS : 0;
-    size_t i = first_from(node, from);
-    size_t before = i;
-    while (before > 0 && node->list[before - 1].stale_ms > op->arg) {
-        before--;
-    }
-    uint64_t last =
-        before > 0 ? node->list[before - 1].at : TIME_NEVER; /* of none nothing is known */
-    for (; i < node->n && (last <= op->end || last == TIME_NEVER); i++) {
-        if (node->list[i].stale_ms <= op->arg) {
-            uint64_t gap = last != TIME_NEVER ? node->list[i].at - last : 0;
-            longest = gap > SILENCE_NS && gap > longest ? gap : longest;
-            last = node->list[i].at;
-        }
-    }
-    return longest;
-}
-
-static uint64_t allowance(struct silences *silences, const struct check_options *options,
-                          const struct op *op) {
-    const struct node_times *node = find_node(silences, op->node);
-    return ((uint64_t)op->arg + options->stale_ms) * UINT64_C(1000000) +
-           (node != NULL ? silence_of(node, op) : 0);
-}
-
 static void check_staleness(const struct history *history, const struct check_options *options,
-                            struct report *report, struct counter *counter,
-                            struct silences *silences) {
+                            struct report *report, struct counter *counter) {
     for (size_t i = 0; i < counter->n; i++) {
         const struct op *op = counter->ops[i];
         const struct op *by;
         if (op->kind != OP_GET || op->outcome != OUTCOME_OK || op->arg <= 0) {
             continue;
         }
-        uint64_t allowed = allowance(silences, options, op);
+        uint64_t allowed = ((uint64_t)op->arg + options->stale_ms) * UINT64_C(1000000);
         uint64_t then = op->start > allowed ? op->start - allowed : 0;
         if (number_of(&op->out) < known_before(counter, then, &by)) {
             char why[160];
             (void)snprintf(why, sizeof why,
                            "a read that may be %" PRId64 " ms old (and %" PRIu64
                            " ms more) misses what was acknowledged before that",
-                           op->arg, allowed / 1000000 - (uint64_t)op->arg);
+                           op->arg, options->stale_ms);
             report_pair(report, history, by, op, why);
         }
     }
@@ -316,7 +206,6 @@ static void check_counters(const struct history *history, enum workload workload
                            const struct check_options *options, struct report *report) {
     size_t n;
     const struct op **ops = gather(history, workload, &n);
-    struct silences silences = silences_make(ops, n);
     qsort(ops, n, sizeof(const struct op *), by_counter);
     for (size_t from = 0, to; from < n; from = to) {
         to = from;
@@ -329,11 +218,10 @@ static void check_counters(const struct history *history, enum workload workload
             check_sessions(history, report, &counter);
         } else {
             report->units++;
-            check_staleness(history, options, report, &counter, &silences);
+            check_staleness(history, options, report, &counter);
         }
         counter_free(&counter);
     }
-    silences_free(&silences);
     mem_free(ops);
 }
 

@@ -26,7 +26,7 @@ static const char usage[] =
     "that\n"
     "                     lived then are allowed both; up to 4096 times\n"
     "  --clock-drift PPM  by how much clocks may run wrong (1000)\n"
-    "  --stale-slack MS   what an eventual read may be older than its bound (1500)\n"
+    "  --stale-slack MS   what an eventual read may be older than its bound (1000)\n"
     "\n"
     "Exit status: 0 all is well, 1 a promise was broken, 2 unreadable or undecided.\n";
 

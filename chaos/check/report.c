@@ -10,7 +10,7 @@ struct check_options check_options_default(void) {
         .early_ms = 10,
         .late_ms = 10000,
         .drift = 0.001,
-        .stale_ms = 1500,
+        .stale_ms = 1000,
     };
 }
 

@@ -13,7 +13,7 @@ struct check_options {
     double drift;
     const struct doubt *doubts; /* the caller's */
     size_t n_doubts;
-    uint64_t stale_ms; /* eventual: allowed beyond the bound that a read names */
+    uint64_t stale_ms; /* eventual: beyond the bound that a read names; two election timeouts */
 };
 
 struct check_options check_options_default(void);

@@ -156,7 +156,7 @@ const struct workload_kind workload_session = {
 /* --- eventual --------------------------------------------------------------------------------- */
 
 /* A reader over RESP stays at one node, so that each node is asked all the time within the shortest
- * bound: then the judge knows for how long it did not answer. */
+ * bound, also right after it was cut off or paused. */
 static void begin_eventual(struct client *client) {
     static const int64_t bounds[] = {500, 0, 3000, 1000};
     struct load *load = client->load;
