@@ -27,6 +27,7 @@
 #include "base/prng.h"
 #include "raft/peers.h"
 #include "raft/wire.h"
+#include "tests/unit/free_port.h"
 #include "tests/unit/tls_fixture.h"
 
 enum { NODES_MAX = 4, WAIT_MS = 60000, EVENTS_MAX = 256, QUEUE_BYTES = 8 << 20 };
@@ -170,16 +171,6 @@ static void on_log(void *data, enum peers_log_level level, const char *text) {
     struct node *node = data;
     node->n_logged++;
     snprintf(node->logged, sizeof node->logged, "%s", text);
-}
-
-static uint16_t free_port(void) {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
-    close(fd);
-    return ntohs(address.sin_port);
 }
 
 struct setup {

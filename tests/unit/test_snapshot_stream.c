@@ -22,6 +22,7 @@
 #include "base/prng.h"
 #include "raft/peers.h"
 #include "raft/snapshot_message.h"
+#include "tests/unit/free_port.h"
 
 enum { WAIT_MS = 60000, GROUPS = 4 };
 
@@ -197,16 +198,6 @@ static void on_tick(uv_timer_t *timer) {
             }                                                                                      \
         }                                                                                          \
     } while (0)
-
-static uint16_t free_port(void) {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
 
 static void node_open(unsigned self, uint64_t queue_bytes) {
     struct node *node = &nodes[self];
