@@ -41,8 +41,7 @@ static void leave_op(struct router *router, struct op *op) {
     router->stats.inflight_bytes -= op->bytes;
 }
 
-/* --- the window of writes in flight ------------------------------------------------------------
- */
+/* --- the window of writes in flight ----------------------------------------------------------- */
 
 void router_note_use(struct router *router, unsigned shard) {
     if (shard != router->used_shard) {
@@ -59,6 +58,10 @@ static bool is_alone(const struct route *route) {
     return used_ms == 0 || router_now(router) > used_ms + ROUTER_WINDOW_HOLD_MS;
 }
 
+/* Shards share the log, the links and the workers. What waits there before a write of one shard
+ * waits before those of all, so a flooded shard keeps the rest of its writes here while another
+ * shard is in use. Two may always be under way, of any size: one that exceeds the window by itself
+ * must pass. */
 static bool window_takes(const struct route *route, const struct op *op) {
     return !op->is_write || route->window_ops < ROUTER_WINDOW_OPS ||
            route->window_bytes + op->bytes <= route->router->options.window_bytes ||
@@ -81,8 +84,7 @@ static void leave_window(struct route *route, struct op *op) {
     }
 }
 
-/* --- answers -----------------------------------------------------------------------------------
- */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 void router_finish(struct router *router, struct op *op, struct result *result) {
     list_remove(&op->link);

@@ -110,7 +110,7 @@ static unsigned n_clients;
 static struct project projects[PROJECTS_MAX];
 static bool stopped;
 static uint64_t strict_from = UINT64_MAX;
-static bool early_expiry_ok;
+static uint64_t early_until;
 static uint64_t n_operations;
 static uint64_t n_checked;
 static uint64_t n_unchecked;
@@ -130,7 +130,7 @@ static void generation_check(struct generation *generation) {
     struct history *history = &generation->history;
     static char why[4000];
     history->strict_from = strict_from;
-    history->early_expiry_ok = early_expiry_ok;
+    history->early_until = early_until;
     enum verdict verdict = history_check(history, why, sizeof why);
     if (verdict == VERDICT_BAD) {
         sim_fail("LINEARIZABILITY project %s: %s", history->name, why);
@@ -1247,7 +1247,7 @@ void clients_expect_expiry(void) {
 }
 
 void clients_allow_early_expiry(void) {
-    early_expiry_ok = true;
+    early_until = kernel_now();
 }
 
 uint64_t clients_progress(void) {

@@ -39,7 +39,7 @@ bool clients_are_idle(void);
 void clients_finish(void);
 /* From now on keys must be gone when their time is over. */
 void clients_expect_expiry(void);
-/* Wall clocks were moved and no node was up: from then on keys may expire early. */
+/* Wall clocks may decide the time now: what was written before may expire early. */
 void clients_allow_early_expiry(void);
 /* Operations that were answered, of the client that has the fewest since the last call. */
 uint64_t clients_progress(void);

@@ -85,6 +85,8 @@ void invariants_note_promise(const struct node *node, unsigned shard, uint64_t t
                              uint64_t voted_for);
 /* The node's disk is empty now: what it had promised is void. */
 void invariants_forget_node(const struct node *node);
+/* So many voters of some shard do not know its time that a majority may go by wall clocks. */
+bool invariants_walls_may_decide(void);
 uint64_t invariants_checked(void);
 uint64_t invariants_committed(unsigned shard);
 

@@ -246,6 +246,18 @@ static void write_back(struct inode *inode, uint64_t sector) {
     inode->dirty[sector] = 0;
 }
 
+/* A sync that is under way covers what was written before it began, also where that is written over
+ * meanwhile: then the disk has what was there before, the file the new bytes. */
+static void keep_promised(struct inode *inode, uint64_t from, uint64_t to) {
+    uint64_t first = from / DISK_SECTOR;
+    uint64_t end = (to + DISK_SECTOR - 1) / DISK_SECTOR;
+    for (uint64_t i = first; i < end && i < inode->n_sectors; i++) {
+        if (inode->dirty[i] != 0 && inode->dirty[i] <= inode->sync_begun) {
+            write_back(inode, i);
+        }
+    }
+}
+
 ssize_t disk_read(struct disk *disk, struct inode *inode, void *data, size_t size,
                   uint64_t offset) {
     disk_wait(disk, 0);
@@ -272,6 +284,7 @@ int disk_resize(struct disk *disk, struct inode *inode, uint64_t size) {
         return -ENOSPC;
     }
     if (size < inode->size) {
+        keep_promised(inode, size, inode->size);
         memset(inode->data + size, 0, inode->size - size);
         mark_dirty(disk, inode, size, inode->size);
     }
@@ -299,6 +312,7 @@ ssize_t disk_write(struct disk *disk, struct inode *inode, const void *data, siz
         }
     }
     if (size > 0) {
+        keep_promised(inode, offset, offset + size);
         memcpy(inode->data + offset, data, size);
         mark_dirty(disk, inode, offset, offset + size);
     }
@@ -327,6 +341,7 @@ static void settle_sectors(struct inode *inode, uint32_t to, double chance) {
 int disk_sync(struct disk *disk, struct inode *inode) {
     uint32_t generation = disk->generation++;
     uint64_t size = inode->size;
+    inode->sync_begun = generation;
     uint64_t ns = kernel_delay(disk->faults.sync_ns);
     if (disk->faults.stall > 0 && kernel_chance(disk->faults.stall)) {
         ns = kernel_delay(disk->faults.stall_ns);
@@ -342,8 +357,12 @@ int disk_sync(struct disk *disk, struct inode *inode) {
         return -EIO;
     }
     settle_sectors(inode, generation, 1);
-    inode->durable_size = size < inode->size ? size : inode->size;
-    grow(&inode->durable, &inode->durable_capacity, inode->durable_size);
+    /* One that began later and has ended already knows a newer size. */
+    if (generation > inode->sync_ended) {
+        inode->sync_ended = generation;
+        inode->durable_size = size < inode->size ? size : inode->size;
+        grow(&inode->durable, &inode->durable_capacity, inode->durable_size);
+    }
     return 0;
 }
 

@@ -25,6 +25,8 @@ struct inode {
     uint64_t durable_capacity;
     uint32_t *dirty; /* by sector: number of the write generation, 0: as on the disk */
     uint64_t n_sectors;
+    uint32_t sync_begun; /* generation of the newest sync that began ... */
+    uint32_t sync_ended; /* ... and of the newest that ended well; 0: none yet */
     uint64_t dirty_from; /* bounds of the dirty sectors */
     uint64_t dirty_to;
     struct process *locked_by;

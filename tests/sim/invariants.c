@@ -231,6 +231,30 @@ static void check_quorum(const struct node *node, unsigned k, uint64_t commit) {
     n_checked++;
 }
 
+/* One voter more than needed counts as ignorant: a change of members may be under way. */
+static bool walls_may_decide(unsigned k) {
+    unsigned n_voters = 0;
+    unsigned n_know = 0;
+    for (unsigned i = 1; i <= cluster_options()->n_nodes; i++) {
+        const struct node *node = cluster_node(i);
+        uint64_t voters = shards[k].members.voters;
+        bool votes = voters != 0 ? (voters >> i & 1) != 0 : node->member;
+        const struct server *server = node->server;
+        n_voters += votes ? 1 : 0;
+        n_know += votes && server != NULL && server->started && server->shards[k].clock.anchored;
+    }
+    return 2 * (n_voters - n_know) >= n_voters;
+}
+
+bool invariants_walls_may_decide(void) {
+    for (unsigned k = 0; k < cluster_options()->n_shards; k++) {
+        if (walls_may_decide(k)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- entries ---- */
 
 /* What one node knows as committed is so for all. */

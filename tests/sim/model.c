@@ -92,7 +92,7 @@ static void cell_expire_in(const struct search *search, struct cell *cell, const
     uint64_t least = (uint64_t)((double)ttl_ns * (1 - drift));
     least = least > SLACK_MS * SIM_MS ? least - SLACK_MS * SIM_MS : 0;
     cell->has_ttl = true;
-    cell->gone_from = search->history->early_expiry_ok ? 0 : op->called + least;
+    cell->gone_from = op->called < search->history->early_until ? 0 : op->called + least;
     uint64_t latest = op->returned == UINT64_MAX ? search->now + 60 * SIM_S : op->returned;
     cell->gone_until = latest + (uint64_t)((double)ttl_ns * (1 + drift)) + 5 * SIM_S;
 }

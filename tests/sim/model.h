@@ -82,8 +82,9 @@ struct history {
     bool multi_key;
     /* Operations that were called after this must not see keys whose time is well over. */
     uint64_t strict_from;
-    double drift;         /* most that any clock is off */
-    bool early_expiry_ok; /* wall clocks were moved and the whole cluster was down */
+    double drift; /* most that any clock is off */
+    /* Keys written before this may expire early: wall clocks may have decided the time then. */
+    uint64_t early_until;
 };
 
 size_t history_add(struct history *history, const struct op *op);

@@ -241,6 +241,20 @@ static void test_expiry(void **state) {
 }
 
 /* Nothing that is gone comes back. */
+/* Wall clocks decided the time after the key was written, or before. */
+static void test_early_expiry(void **state) {
+    (void)state;
+    for (int decided_ms = 20; decided_ms >= 2; decided_ms -= 18) {
+        struct fixture *f = fixture_new(false);
+        f->history.early_until = (uint64_t)decided_ms * SIM_MS;
+        struct op *op = set(f, 0, "a", 10, 11);
+        op->flags = SET_PX;
+        op->number = 1000;
+        get(f, 0, NULL, 30, 31);
+        expect(f, decided_ms == 20 ? VERDICT_GOOD : VERDICT_BAD);
+    }
+}
+
 static void test_expired_key_stays_away(void **state) {
     (void)state;
     struct fixture *f = fixture_new(false);
@@ -276,6 +290,7 @@ int main(void) {
         cmocka_unit_test(test_clear_and_count),
         cmocka_unit_test(test_conditions),
         cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_early_expiry),
         cmocka_unit_test(test_expired_key_stays_away),
         cmocka_unit_test(test_too_much_at_once),
     };
