@@ -229,7 +229,8 @@ void job_run(struct job *job, struct machine **machine, const struct machine_opt
         run_mark(job, *machine);
         break;
     case JOB_FOLD:
-        job->code = machine_fold(options, job->fold_bytes, &job->complete, &job->error);
+        job->code =
+            machine_fold(options, job->fold_bytes, &job->complete, &job->moved_bytes, &job->error);
         return;
     case JOB_CHECKPOINT:
         run_checkpoint(job, *machine);

@@ -97,8 +97,9 @@ struct job {
     struct error error;
     struct machine_state state; /* of the machine after the job; JOB_VERIFY: of the staged file */
     uint64_t wal_bytes;
-    uint64_t fold_bytes; /* JOB_FOLD in: how far it must get, from JOB_MARK */
-    bool complete;       /* JOB_FOLD */
+    uint64_t fold_bytes;  /* JOB_FOLD in: how far it must get, from JOB_MARK */
+    uint64_t moved_bytes; /* JOB_FOLD: so much of the WAL is in the database file */
+    bool complete;        /* JOB_FOLD */
     /* JOB_CHECKPOINT, JOB_HOLD: in the database file; JOB_MARK: applied; 0: it failed. */
     uint64_t durable_index;
     uint64_t durable_config_index;

@@ -508,10 +508,11 @@ static void fold_done(struct job *job) {
         assert_fatal("shard %u: cannot checkpoint: %s", shard->options.number, job->error.message);
     }
     bool enough = job->code == ERROR_NONE && job->complete && shard->wal_bytes < WAL_BYTES_MAX;
+    uint64_t moved_bytes = job->moved_bytes;
     job_free(job);
     shard->mark = NULL;
     if (enough) {
-        shard->wal_folded = mark->wal_bytes;
+        shard->wal_folded = moved_bytes;
         end_checkpoint(shard, mark);
     } else {
         submit_checkpoint(shard); /* which will meet what went wrong, too */
@@ -528,7 +529,8 @@ static void mark_done(struct job *job) {
         job_free(job);
         return;
     }
-    if (job->wal_bytes < FOLD_BYTES) {
+    /* A fold of a WAL that is in the file already could meet its new start: see machine_fold(). */
+    if (job->wal_bytes < FOLD_BYTES || job->wal_bytes <= shard->wal_folded) {
         submit_checkpoint(shard);
         job_free(job);
         return;

@@ -435,7 +435,7 @@ static bool fold_reached(int frames, int moved, uint64_t wal_bytes) {
 }
 
 enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
-                              struct error *error) {
+                              uint64_t *moved_bytes, struct error *error) {
     int frames = -1;
     int moved = -1;
     struct database database = {.path = mem_strdup(path)};
@@ -451,6 +451,9 @@ enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *comple
                                        &moved);
     }
     *complete = rc == SQLITE_OK && fold_reached(frames, moved, wal_bytes);
+    *moved_bytes = rc == SQLITE_OK && moved > 0
+                       ? (uint64_t)moved * (WAL_PAGE_SIZE + WAL_FRAME_HEADER_SIZE)
+                       : 0;
     enum error_code code = rc == SQLITE_OK ? ERROR_NONE : database_error(&database, rc, error);
     database_close(&database, true);
     return code;

@@ -163,7 +163,7 @@ bool database_take_overflow(struct database *database);
 
 /* The background part of a checkpoint, see machine_fold(). */
 enum error_code database_fold(const char *path, uint64_t wal_bytes, bool *complete,
-                              struct error *error);
+                              uint64_t *moved_bytes, struct error *error);
 
 /* Moves the whole WAL into the file and syncs it; the next transaction starts the WAL anew. */
 enum error_code database_checkpoint(struct database *database, struct error *error);

@@ -123,12 +123,16 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
  * WAL and moves what it holds into the database file. *complete says that it got as far as
  * `wal_bytes`, which is what machine_wal_bytes() told at some moment before: then all that was
  * committed at that moment is durable, in the file or in the synced part of a WAL that stays until
- * the file has all of it. The WAL goes on growing behind it until a machine_checkpoint(), or a
- * moment when nothing is left to move. Not together with machine_checkpoint(), a held snapshot or
- * machine_replace(). Does nothing where `options->vfs` is set, since only SQLite's own VFS is known
- * to allow several connections. */
+ * the file has all of it. *moved_bytes is how much of the WAL is in the file by then, as
+ * machine_wal_bytes() counts it: while that does not grow, there is nothing to fold and nobody may.
+ * SQLite before 3.51.3 has a race there, between a checkpoint that begins with nothing to move and
+ * a transaction that starts the WAL anew (sqlite.org/wal.html#walresetbug): pages of later
+ * transactions would never reach the file. The WAL goes on growing behind it until a
+ * machine_checkpoint(), or a moment when nothing is left to move. Not together with
+ * machine_checkpoint(), a held snapshot or machine_replace(). Does nothing where `options->vfs` is
+ * set, since only SQLite's own VFS is known to allow several connections. */
 enum error_code machine_fold(const struct machine_options *options, uint64_t wal_bytes,
-                             bool *complete, struct error *error);
+                             bool *complete, uint64_t *moved_bytes, struct error *error);
 /* True when the entries applied since the last call changed more pages than the cache holds. Such
  * pages go to the WAL one by one and are read back; a commit writes them all at once and makes
  * room, so that it should come soon. */

@@ -21,10 +21,12 @@ enum error_code machine_checkpoint(struct machine *machine, uint64_t *durable_in
 }
 
 enum error_code machine_fold(const struct machine_options *options, uint64_t wal_bytes,
-                             bool *complete, struct error *error) {
+                             bool *complete, uint64_t *moved_bytes, struct error *error) {
     *complete = false;
-    return options->vfs != NULL ? ERROR_NONE
-                                : database_fold(options->path, wal_bytes, complete, error);
+    *moved_bytes = 0;
+    return options->vfs != NULL
+               ? ERROR_NONE
+               : database_fold(options->path, wal_bytes, complete, moved_bytes, error);
 }
 
 bool machine_take_overflow(struct machine *machine) {

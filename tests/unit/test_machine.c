@@ -863,13 +863,15 @@ static void test_a_held_file_is_the_snapshot(void **state) {
 struct fold_thread {
     uint64_t wal_bytes;
     bool complete;
+    uint64_t moved_bytes;
     enum error_code code;
     struct error error;
 };
 
 static void *fold_main(void *data) {
     struct fold_thread *fold = data;
-    fold->code = machine_fold(&f.options, fold->wal_bytes, &fold->complete, &fold->error);
+    fold->code = machine_fold(&f.options, fold->wal_bytes, &fold->complete, &fold->moved_bytes,
+                              &fold->error);
     return NULL;
 }
 
@@ -927,6 +929,12 @@ static void test_a_fold_makes_durable_what_was_applied_before_it(void **state) {
         assert_true(folded.applied_index <= machine_state(f.machine).applied_index);
     }
     assert_true(whole > 0);
+    fill("p", 10, slice_of("last"), 6, 0);
+    struct fold_thread last = {.wal_bytes = machine_wal_bytes(f.machine)};
+    (void)fold_main(&last);
+    assert_int_equal(last.code, ERROR_NONE);
+    assert_true(last.complete);
+    assert_int_equal(last.moved_bytes, machine_wal_bytes(f.machine));
     uint64_t durable = 0;
     assert_int_equal(machine_checkpoint(f.machine, &durable, &f.error), ERROR_NONE);
     assert_int_equal(durable, machine_state(f.machine).applied_index);
@@ -934,9 +942,11 @@ static void test_a_fold_makes_durable_what_was_applied_before_it(void **state) {
     fixture_recount(&f);
     /* Where nothing is known of several connections it does nothing. */
     bool complete = true;
+    uint64_t moved_bytes = 1;
     options.vfs = "unix";
-    assert_int_equal(machine_fold(&options, 1, &complete, &f.error), ERROR_NONE);
+    assert_int_equal(machine_fold(&options, 1, &complete, &moved_bytes, &f.error), ERROR_NONE);
     assert_false(complete);
+    assert_int_equal(moved_bytes, 0);
     assert_int_equal(unlink(copy), 0);
 }
 
