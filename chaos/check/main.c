@@ -25,6 +25,8 @@ static const char usage[] =
     "  --clock-doubt FROM:TO  times, ns as in the history, in which wall clocks were wrong: keys "
     "that\n"
     "                     lived then are allowed both; up to 4096 times\n"
+    "  --walls-count FROM:TO  times in which wall clocks may have counted: keys that were written\n"
+    "                     before are allowed to go early\n"
     "  --clock-drift PPM  by how much clocks may run wrong (1000)\n"
     "  --stale-slack MS   what an eventual read may be older than its bound (1000)\n"
     "\n"
@@ -50,19 +52,19 @@ static int64_t parse_number(const char *name, const char *text, int64_t least) {
     return number;
 }
 
-static void add_doubt(struct run *run, const char *text) {
+static void add_doubt(struct run *run, const char *name, const char *text) {
     const char *colon = strchr(text, ':');
     int64_t from;
     int64_t to;
     if (colon == NULL || run->options.n_doubts == DOUBTS_MAX ||
         !number_parse_integer(slice_make(text, (size_t)(colon - text)), &from) ||
         !number_parse_integer(slice_of(colon + 1), &to) || from < 0 || to < from) {
-        fprintf(stderr, "chaos-check: --clock-doubt: '%s' is not FROM:TO, or there are too many\n",
+        fprintf(stderr, "chaos-check: --%s: '%s' is not FROM:TO, or there are too many\n", name,
                 text);
         exit(2);
     }
-    run->doubts[run->options.n_doubts++] =
-        (struct doubt){.from = (uint64_t)from, .to = (uint64_t)to};
+    run->doubts[run->options.n_doubts++] = (struct doubt){
+        .from = (uint64_t)from, .to = (uint64_t)to, .early_only = strcmp(name, "walls-count") == 0};
     run->options.doubts = run->doubts;
 }
 
@@ -87,8 +89,8 @@ static void set_option(struct run *run, const char *name, const char *value) {
     } else if (strcmp(name, "expiry-late") == 0) {
         int64_t ms = parse_number(name, value, -1);
         run->options.late_ms = ms < 0 ? UINT64_MAX : (uint64_t)ms;
-    } else if (strcmp(name, "clock-doubt") == 0) {
-        add_doubt(run, value);
+    } else if (strcmp(name, "clock-doubt") == 0 || strcmp(name, "walls-count") == 0) {
+        add_doubt(run, name, value);
     } else if (strcmp(name, "clock-drift") == 0) {
         run->options.drift = (double)parse_number(name, value, 0) / 1e6;
     } else if (strcmp(name, "stale-slack") == 0) {
@@ -105,6 +107,7 @@ static void parse_options(struct run *run, int argc, char **argv) {
                                             {"expiry-early", required_argument, NULL, 0},
                                             {"expiry-late", required_argument, NULL, 0},
                                             {"clock-doubt", required_argument, NULL, 0},
+                                            {"walls-count", required_argument, NULL, 0},
                                             {"clock-drift", required_argument, NULL, 0},
                                             {"stale-slack", required_argument, NULL, 0},
                                             {"help", no_argument, NULL, 'h'},

@@ -22,10 +22,12 @@ enum step {
 };
 
 /* A time, ns, in which wall clocks were wrong: were so many nodes down that walls counted
- * (docs/cluster-time.md), then keys that lived in it may have gone at any time, or not. */
+ * (docs/cluster-time.md), then keys that lived in it may have gone at any time, or not. Or one in
+ * which they may have counted, right or wrong: then keys of before may have gone early. */
 struct doubt {
     uint64_t from;
     uint64_t to;
+    bool early_only;
 };
 
 /* What the models know beside history and operations. */

@@ -262,9 +262,11 @@ static uint64_t add_time(uint64_t time, uint64_t more) {
     return time > TIME_NEVER - more ? TIME_NEVER : time + more;
 }
 
-static bool is_in_doubt(const struct model_context *context, uint64_t from, uint64_t to) {
+static bool is_in_doubt(const struct model_context *context, uint64_t from, uint64_t to,
+                        bool early_only) {
     for (size_t i = 0; i < context->n_doubts; i++) {
-        if (from <= context->doubts[i].to && to >= context->doubts[i].from) {
+        const struct doubt *doubt = &context->doubts[i];
+        if (doubt->early_only == early_only && from <= doubt->to && to >= doubt->from) {
             return true;
         }
     }
@@ -285,7 +287,10 @@ static void ttl_lives_for(const struct model_context *context, const struct op *
     next->words[TTL_MAY_GO] = op->start + least;
     next->words[TTL_MUST_GO] =
         is_unknown(op) ? TIME_NEVER : add_time(add_time(op->end, most), context->late_ns);
-    if (is_in_doubt(context, op->start, next->words[TTL_MUST_GO])) {
+    if (is_in_doubt(context, op->start, next->words[TTL_MAY_GO], true)) {
+        next->words[TTL_MAY_GO] = op->start;
+    }
+    if (is_in_doubt(context, op->start, next->words[TTL_MUST_GO], false)) {
         next->words[TTL_MAY_GO] = op->start;
         next->words[TTL_MUST_GO] = TIME_NEVER;
     }

@@ -89,8 +89,36 @@ def clock_doubts(entries, margin_s=5):
             doubts.append((begun.pop(key), entry["t"] + margin_s * NS))
     never_ended = 1 << 62
     doubts += [(begin, never_ended) for begin in begun.values()]
+    return _joined(doubts)
+
+
+START = re.compile(rb"^--- chaos: start at (\d+)$", re.MULTILINE)
+
+
+def starts_of(log_path):
+    """When the processes of a node were started, ns."""
+    try:
+        with open(log_path, "rb") as file:
+            return [int(text) for text in START.findall(file.read())]
+    except FileNotFoundError:
+        return []
+
+
+def walls_count(starts, n_nodes, within_s=5):
+    """[(from ns, to ns)]: when a majority had just been started, so that wall clocks may have counted
+    (docs/cluster-time.md). `starts` has a list for each node."""
+    events = sorted((time, node) for node, times in enumerate(starts) for time in times)
+    found = []
+    for time, _ in events:
+        recent = [event for event in events if time - within_s * NS <= event[0] <= time]
+        if len({node for _, node in recent}) > n_nodes // 2:
+            found.append((recent[0][0], time + within_s * NS))
+    return _joined(found)
+
+
+def _joined(spans):
     joined = []
-    for begin, end in sorted(doubts):
+    for begin, end in sorted(spans):
         if joined and begin <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(joined[-1][1], end))
         else:

@@ -466,6 +466,9 @@ class Run:
             json_path,
             os.path.join(self.directory, "check.log"),
             figures.clock_doubts(self.faults.entries),
+            figures.walls_count(
+                [figures.starts_of(node.log_path) for node in self.cluster.nodes], self.options.nodes
+            ),
         )
         self.checks = verdict.read_verdicts(json_path)
 

@@ -150,12 +150,14 @@ def wait_quiet(run, cluster, timeout_s):
 # --- histories ------------------------------------------------------------------------------------
 
 
-def check_histories(program, histories, json_path, log_path, clock_doubts=()):
+def check_histories(program, histories, json_path, log_path, clock_doubts=(), walls_count=()):
     """(status, {workload: verdict text}, output); status as of chaos-check: 0 fine, 1 violation, 2
     undecided."""
     command = [program, "--json", json_path, *histories]
     for begin, end in clock_doubts:
         command += ["--clock-doubt", f"{begin}:{end}"]
+    for begin, end in walls_count:
+        command += ["--walls-count", f"{begin}:{end}"]
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False, errors="replace"

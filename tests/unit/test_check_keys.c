@@ -440,6 +440,29 @@ static void test_expiry_in_doubt(void **state) {
     }
 }
 
+/* Walls may have counted meanwhile: early is possible, late is not. */
+static void test_expiry_where_walls_count(void **state) {
+    static const struct doubt doubt = {.from = 400000000, .to = 600000000, .early_only = true};
+    static const struct {
+        double set;
+        double get;
+        const char *found;
+        enum verdict verdict;
+    } cases[] = {{0, 650, "\"v\":null", VERDICT_GOOD},
+                 {0, 650, "\"v\":\"a\"", VERDICT_GOOD},
+                 {601, 650, "\"v\":null", VERDICT_VIOLATION},
+                 {0, 100000, "\"v\":\"a\"", VERDICT_VIOLATION}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct writer w = writer_make("ttl");
+        set_for(&w, cases[i].set, cases[i].set + 1, "a", 1000);
+        get_ttl(&w, cases[i].get, cases[i].get + 1, cases[i].found);
+        w.options.doubts = &doubt;
+        w.options.n_doubts = 1;
+        writer_expect(&w, cases[i].verdict, NULL);
+    }
+}
+
 static void test_revived_after_expiry(void **state) {
     struct writer w = writer_make("ttl");
     (void)state;
@@ -488,6 +511,7 @@ int main(void) {
         cmocka_unit_test(test_early_expiry),
         cmocka_unit_test(test_late_expiry),
         cmocka_unit_test(test_expiry_in_doubt),
+        cmocka_unit_test(test_expiry_where_walls_count),
         cmocka_unit_test(test_revived_after_expiry),
         cmocka_unit_test(test_expired_although_persistent),
     };
