@@ -1,6 +1,7 @@
 """The replace procedure: a node that lost its disk comes back empty, under load, without a vote
 until it has caught up."""
 
+import pathlib
 import shutil
 import time
 
@@ -84,6 +85,39 @@ class ReplaceTest(ClusterTest):
         time.sleep(2.5)  # it is told every second
         self.assertEqual(restarted.log().count("replacing a node"), heard)
         self.assertEqual(voters(told), [3, 3])
+
+    def test_member_that_missed_a_replacement(self):
+        """It refuses the new directory, although that votes by now; the procedure, gone through
+        again, is the way out."""
+        cluster = self.start_cluster(shards=2)
+        lost, missed, told = cluster[1], cluster[2], cluster[3]
+        peers = pathlib.Path(missed.data, "peers")
+        before = peers.read_bytes()
+        for round_number in range(2):
+            self._lose_disk(lost)
+            wait_for(
+                lambda: told.client().pipeline([("CLUSTER", "REPLACE", "1")])[0] == "OK",
+                "the command to be taken",
+            )
+            wait_for(lambda: voters(told) == [2, 2], "two voters in every shard")
+            for node in (missed, told):
+                wait_for(
+                    lambda node=node: node.log().count("ready for the replaced node")
+                    > round_number,
+                    "both others to be ready",
+                )
+            lost.start()
+            wait_for(lambda: voters(told) == [3, 3], "three voters again", 60)
+            if round_number == 0:
+                missed.kill()
+                peers.write_bytes(before)
+                missed.start()
+                missed.wait_for_log("another data directory")
+        cluster.wait_ready()
+        cluster.wait_caught_up()
+        # The two others alone: they have to accept each other.
+        told.kill()
+        wait_for(lambda: missed.call("SET", "after", "the loss") == "OK", "writes of the two")
 
     @quick
     def test_refusals(self):

@@ -11,7 +11,10 @@
 #include "tests/sim/network.h"
 #include "tests/sim/uv.h"
 
-enum { WATCH_MS = 20 };
+enum {
+    WATCH_MS = 20,
+    PATIENCE_S = 10 /* then the operator does something about a node that is not let in */
+};
 
 static uint64_t kinds;
 static uint64_t mean_ns;
@@ -26,6 +29,7 @@ static unsigned damage_after_stop;
 static bool replaced_is_blank;
 static bool must_be_noticed; /* the damage: every start from now on must refuse */
 static uint64_t replace_again_at;
+static uint64_t voter_refused_at; /* since then it votes, and a member does not let it in; 0: no */
 
 static const char *const fault_names[] = {
 #define FAULT_NAME(symbol, name) name,
@@ -261,12 +265,9 @@ static void bad_disk(struct node *node, enum fault fault) {
 
 /* ---- lost and damaged disks ---- */
 
-/* Without `join = yes` a blank node starts when all others have let it in. */
-static bool is_let_in(const struct node *blank) {
-    if (blank->server == NULL || !blank->server->started) {
-        return false;
-    }
-    for (unsigned i = 1; i <= n_nodes() && blank->joins; i++) {
+/* All other members have links to it: none refuses its new data directory. */
+static bool is_met_by_all(const struct node *blank) {
+    for (unsigned i = 1; i <= n_nodes(); i++) {
         const struct node *node = cluster_node(i);
         if (node != blank && node->member &&
             (node->server == NULL || !peers_is_up(node->server->peers, blank->id))) {
@@ -274,6 +275,12 @@ static bool is_let_in(const struct node *blank) {
         }
     }
     return true;
+}
+
+/* Without `join = yes` a blank node starts when all others have let it in. */
+static bool is_let_in(const struct node *blank) {
+    return blank->server != NULL && blank->server->started &&
+           (!blank->joins || is_met_by_all(blank));
 }
 
 static void tell_replace(void *data) {
@@ -301,6 +308,7 @@ static void wipe(struct node *node) {
     node->joins = node->joins || kernel_random(2) == 0;
     replaced = node->id;
     replaced_is_blank = true;
+    voter_refused_at = 0;
     replace_again_at = 0;
     restart_at[node->id] = kernel_now() + down_time();
     sim_log("n%u lost its disk", node->id);
@@ -376,13 +384,26 @@ static void watch_replacement(void) {
         }
         return;
     }
-    if (node->server != NULL && node->server->started && cluster_has_all_voters()) {
+    /* A member that missed it goes on refusing the new directory: the operator, who sees that the
+     * node is not connected everywhere, follows the procedure once more. */
+    if (node->server != NULL && node->server->started && cluster_has_all_voters() &&
+        is_met_by_all(node)) {
         sim_log("n%u is replaced", node->id);
         cover("replaced nodes");
         node->blank = false;
         replaced = 0;
         return;
     }
+    if (node->server != NULL && node->server->started && cluster_has_all_voters()) {
+        if (voter_refused_at == 0) {
+            voter_refused_at = kernel_now();
+        } else if (kernel_now() >= voter_refused_at + PATIENCE_S * SIM_S) {
+            cover("nodes replaced anew: a member went on refusing them");
+            wipe(node);
+        }
+        return;
+    }
+    voter_refused_at = 0;
     if (kernel_now() >= replace_again_at) {
         struct node *teller = cluster_node(cluster_some_member());
         if (teller != node && teller->server != NULL && teller->server->started) {
