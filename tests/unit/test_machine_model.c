@@ -1194,8 +1194,10 @@ static void random_once_write(struct buffer *batch, unsigned s, uint64_t now_ms,
         expect_error(session->exists ? ERROR_INVALID : ERROR_NOSESSION);
         return;
     }
-    if (now_ms + session->ttl_ms - session->expires_at_ms > session->ttl_ms / 2) {
-        session->expires_at_ms = now_ms + session->ttl_ms;
+    /* After a purge that left rows over, batches may be earlier than one before them. */
+    uint64_t expires_at_ms = now_ms + session->ttl_ms;
+    if (expires_at_ms > session->expires_at_ms + session->ttl_ms / 2) {
+        session->expires_at_ms = expires_at_ms;
     }
     if (low > session->low) {
         forget_below(session, low);
