@@ -51,6 +51,41 @@ def cgroup_roots():
     return roots
 
 
+def kill_cgroups(name):
+    """Ends every process in the cgroups of this name, however it came to be there, and takes them away."""
+    deadline = time.monotonic() + 20
+    for root in cgroup_roots():
+        top = os.path.join(root, name)
+        while os.path.isdir(top) and time.monotonic() < deadline:
+            for folder, _, _ in os.walk(top, topdown=False):
+                kill_listed(os.path.join(folder, "cgroup.procs"))
+                try:
+                    os.rmdir(folder)
+                except OSError:  # its processes are still on their way out
+                    pass
+            time.sleep(0.05)
+
+
+def kill_listed(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            pids = [int(line) for line in file]
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def mounts_below(directory):
+    """What is mounted there, the innermost first."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        found = [line.split()[4] for line in file]
+    return [path for path in reversed(found) if path.startswith(directory + "/")]
+
+
 class Host:
     """A machine: boot(), power_cut(), and what runs on it."""
 
@@ -125,8 +160,14 @@ class Host:
         command += ["--link-journal=no", f"--network-namespace-path=/run/netns/{self.namespace}"]
         with open(os.path.join(self.directory, "console.log"), "ab") as console:
             # pylint: disable=subprocess-popen-preexec-fn
+            # A session of its own: Ctrl-C is for the run, which then takes the hosts away in order.
             self.process = subprocess.Popen(  # pylint: disable=consider-using-with
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=enter
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                preexec_fn=enter,
+                start_new_session=True,
             )
         deadline = time.monotonic() + wait_s
         while not self._answers():
@@ -188,19 +229,22 @@ class Host:
         return done.stdout.decode(errors="replace")
 
     def remove(self):
+        """Whatever state it is in, and also for a second time."""
         self.power_cut()
         if self.mounted:
-            self.lab.journals.append(self.journal())
-        if self.mounted:
-            subprocess.run(["umount", "--lazy", self.root], check=False, capture_output=True)
-            self.mounted = False
+            self._keep_journal()
+        kill_cgroups(self.cgroup)
+        for path in mounts_below(self.directory):
+            subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
+        self.mounted = False
         subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
-        for root in cgroup_roots():
-            for folder, _, _ in os.walk(os.path.join(root, self.cgroup), topdown=False):
-                try:
-                    os.rmdir(folder)
-                except OSError:
-                    pass
+
+    def _keep_journal(self):
+        try:
+            self.lab.journals.append(self.journal())
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            # It is looked through for secrets only; what follows matters more.
+            print(f"{self.name}: its journal cannot be read: {error}", flush=True)
 
 
 class Lab:
@@ -241,6 +285,11 @@ class Lab:
             self.hosts[number].create()
         for number in numbers:
             self.hosts[number].boot()
+
+    def remove_host(self, number):
+        # It is in the list until it is gone, so that close() finds one whose removal was interrupted.
+        self.hosts[number].remove()
+        del self.hosts[number]
 
     def write_inventory(self, numbers, **settings):
         """`settings` are variables of the group."""
@@ -323,7 +372,11 @@ class Lab:
             print(f"kept: {self.directory}; hosts run on in the namespaces {self.id}-*", flush=True)
             return
         for host in self.hosts.values():
-            host.remove()
+            try:
+                host.remove()
+            except Exception as error:  # pylint: disable=broad-exception-caught
+                # leftovers() tells what remains; the other hosts go all the same.
+                print(f"{host.name} cannot be removed: {type(error).__name__}: {error}", flush=True)
         subprocess.run(["ip", "netns", "del", self.hub], check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 

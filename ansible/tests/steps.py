@@ -109,6 +109,15 @@ def build_packages(directory, *options):
     return [os.path.join(directory, name) for name in names]
 
 
+def build_load():
+    """The clients that the steps need, before anything else takes time."""
+    directory = os.path.join(ROOT, "build")
+    if not os.path.exists(os.path.join(directory, "CMakeCache.txt")):
+        options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+        run("cmake", "-S", ROOT, "-B", directory, *options, timeout_s=300)
+    run("cmake", "--build", directory, "--target", "ansible-load", timeout_s=1200)
+
+
 def step_packages(context):
     """the packages, and those of a higher version"""
     directory = context.lab.directory
@@ -255,7 +264,7 @@ def step_remove(context):
     status = context.wait_healthy()
     assert all(shard["voters"] == 3 for shard in status["shards"]), status
     unchanged(context)
-    context.lab.hosts.pop(4).remove()
+    context.lab.remove_host(4)
     output = context.play("remove-node.yml", "-e", "node=kv3", fails=True)
     assert "stops when one of them does" in output, output
     context.wait_healthy()
@@ -265,7 +274,7 @@ def step_replace(context):
     """replace-node.yml puts a new host in the place of a lost one under load"""
     load = context.load((1, 3))
     context.host(2).power_cut()
-    context.lab.hosts.pop(2).remove()
+    context.lab.remove_host(2)
     context.lab.forget(2)
     context.lab.add_hosts(2)
     context.play("replace-node.yml", "-e", "node=kv2")
@@ -354,7 +363,7 @@ def step_quorum(context):
     expected = contents(context)
     for number in (2, 3):
         context.host(number).power_cut()
-        context.lab.hosts.pop(number).remove()
+        context.lab.remove_host(number)
         context.lab.forget(number)
     context.lab.add_hosts(2, 3)
     context.play("restore.yml", "-e", "confirm=lab", "-e", "survivor=kv1")
@@ -467,7 +476,7 @@ def step_repository(context):
     context.play("upgrade.yml", "-e", f"invoke_kv_version={back}")
     assert set(package_versions(context).values()) == {back}, package_versions(context)
     context.play("remove-node.yml", "-e", "node=kv4")
-    lab.hosts.pop(4).remove()
+    lab.remove_host(4)
     lab.forget(4)
     context.inventory(1, 2, 3)
     for host in lab.hosts.values():
