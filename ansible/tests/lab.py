@@ -4,6 +4,7 @@ Everything lives in network namespaces and a temporary directory whose names car
 id, so that runs do not meet, and Lab.close() takes all of it away.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -307,6 +308,23 @@ class Lab:
         }
         with open(os.path.join(self.inventory, "hosts.json"), "w", encoding="utf-8") as file:
             json.dump({"invoke_kv": {"hosts": hosts, "vars": variables}}, file, indent=1)
+
+    @contextlib.contextmanager
+    def vault(self, **settings):
+        """Variables of the group that stand in a vault: the file with its password."""
+        path = os.path.join(self.inventory, "group_vars/invoke_kv.yml")
+        password = os.path.join(self.directory, "vault-password")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(password, "w", encoding="utf-8") as file:
+            file.write(os.urandom(16).hex())
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(settings, file)
+        command = ["ansible-vault", "encrypt", "--vault-password-file", password, path]
+        subprocess.run(command, check=True, capture_output=True)
+        try:
+            yield password
+        finally:
+            os.unlink(path)
 
     def forget(self, number):
         """The host that comes next under this address is another one."""

@@ -618,7 +618,14 @@ def step_secrets(context):
     counts = changes(context.play("site.yml", "--check", "--diff", "-vvv"))
     assert all(count > 0 for count in counts.values()), counts
     context.inventory(1, 2, 3)
+    with lab.vault(invoke_kv_admin_secret=fresh) as password:
+        counts = changes(context.play("site.yml", "--check", "--diff", "-vvv", "--vault-password-file", password))
+        assert all(count > 0 for count in counts.values()), counts
+    # As with a PKI of one's own: nobody here can sign.
+    authority = os.path.join(lab.inventory, "pki/lab/ca.key")
+    os.rename(authority, f"{authority}.elsewhere")
     unchanged(context, "--diff", "-vvv")
+    os.rename(f"{authority}.elsewhere", authority)
     wanted = {"a secret that changes": fresh, **context.secrets}
     for folder in ("secrets/lab", "pki/lab"):
         for name in os.listdir(os.path.join(lab.inventory, folder)):

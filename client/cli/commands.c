@@ -199,7 +199,7 @@ const struct command command_table[] = {
      "Makes DIR, which must not hold a backup yet: a SQLite file for each shard, as it was at one "
      "entry of its log, and backup.json, which is written last and has their checksums. A shard is "
      "fetched from a node that does not lead it, if there is one that has caught up; when that "
-     "fails, from another. invoke-kvd restore makes a new cluster from it.\n\n"
+     "fails, from another. restore makes a new cluster from it.\n\n"
      "--verify checks a backup that is there, without a cluster.",
      1,
      1,
@@ -209,6 +209,20 @@ const struct command command_table[] = {
      {{"verify", 0, NULL, NULL, "check sizes and checksums of a backup that is there"},
       {"progress", 0, "WHEN", "auto always never",
        "auto (default): a bar on a terminal, lines otherwise; always: a bar; never"}}},
+    {"restore",
+     "DIR",
+     "make the data directory of a node from a backup",
+     "Runs invoke-kvd restore, on the host of a node that does not run and whose data directory is "
+     "empty or not there, as the user it runs as. It checks the backup first. Do so on every node "
+     "of the new cluster before you start the first; it may have another name and other nodes.\n\n"
+     "The exit status is that of invoke-kvd: 0 done, 1 not done, 78 wrong configuration.",
+     1,
+     1,
+     run_restore,
+     false,
+     "@file",
+     {{"node-config", 0, "FILE", "@file", "configuration of the node"},
+      {"program", 0, "FILE", "@file", "the server's program; default: invoke-kvd, by PATH"}}},
     {"project create",
      "NAME",
      "make a project",

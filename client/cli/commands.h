@@ -92,6 +92,7 @@ int run_ttl(struct cli *cli, const struct arguments *arguments);
 int run_usage(struct cli *cli, const struct arguments *arguments);
 int run_watch(struct cli *cli, const struct arguments *arguments);
 int run_backup(struct cli *cli, const struct arguments *arguments);
+int run_restore(struct cli *cli, const struct arguments *arguments);
 int run_export(struct cli *cli, const struct arguments *arguments);
 int run_import(struct cli *cli, const struct arguments *arguments);
 int run_project_create(struct cli *cli, const struct arguments *arguments);

@@ -139,7 +139,15 @@ class BackupTest(Tools):
         self.succeeds(first, "backup", backup)
         first[1].stop()
         second = self.make_cluster(3, shards=2, name="second")
-        self.restore(second, backup)
+        for node in second.nodes:
+            where = ("restore", backup, "--node-config", node.config_path, "--program")
+            status, _, err = self.cli(second, *where, "/nowhere/invoke-kvd")
+            self.assertEqual(status, 6)
+            self.assertIn("cannot run /nowhere/invoke-kvd: No such file or directory", err)
+            self.assertIn(f"restored node {node.id}", self.succeeds(second, *where, Options.binary))
+        status, _, err = self.cli(second, "restore", backup)
+        self.assertEqual(status, 2)
+        self.assertIn("--node-config FILE", err)
         second.start()
         for node in second.nodes:
             self.check(node)
