@@ -1119,8 +1119,10 @@ static void on_readable(struct client *client) {
         rest.size -= taken;
         on_reply(client, &reply);
     }
-    memmove(client->in.data, client->in.data + at, client->in.size - at);
-    client->in.size -= at;
+    if (at > 0) {
+        memmove(client->in.data, client->in.data + at, client->in.size - at);
+        client->in.size -= at;
+    }
     if (end) {
         client_drop(client, "closed by the node");
         return;
