@@ -115,7 +115,7 @@ static void hand_out(struct line *line) {
         at = end;
         line->events.reply(line->data, &line->values[0]);
     }
-    if (line->up) {
+    if (line->up && at > 0) {
         memmove(line->in.data, line->in.data + at, line->in.size - at);
         line->in.size -= at;
     }

@@ -258,7 +258,8 @@ static void bad_disk(struct node *node, enum fault fault) {
         disk->faults.sync_error = 0.1;
     } else {
         cover("full disks");
-        /* Half of them so full at once that the server's own limit, which is higher, came too late. */
+        /* Half of them so full at once that the server's own limit, which is higher, came too
+           late. */
         uint64_t most = kernel_random(2) == 0 ? (uint64_t)6 << 20 : (uint64_t)64 << 10;
         disk->capacity = disk->used + kernel_random(most);
     }
