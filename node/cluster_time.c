@@ -13,8 +13,20 @@ uint64_t cluster_time_estimate(const struct cluster_time *clock, uint64_t now_ms
     return clock->base_ms + passed_ms;
 }
 
+uint64_t cluster_time_by_wall(uint64_t wall_ms, int64_t offset_ms) {
+    if (offset_ms > CLUSTER_TIME_OFFSET_MAX_MS || offset_ms < -CLUSTER_TIME_OFFSET_MAX_MS) {
+        return wall_ms;
+    }
+    if (offset_ms < 0) {
+        uint64_t behind_ms = (uint64_t)-offset_ms;
+        return wall_ms > behind_ms ? wall_ms - behind_ms : 0;
+    }
+    uint64_t ahead_ms = (uint64_t)offset_ms;
+    return wall_ms < UINT64_MAX - ahead_ms ? wall_ms + ahead_ms : UINT64_MAX;
+}
+
 static void advance_to(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
-    if (time_ms > cluster_time_estimate(clock, now_ms)) {
+    if (time_ms >= cluster_time_estimate(clock, now_ms)) {
         clock->base_ms = time_ms;
         clock->base_mono = now_ms;
     }
@@ -25,34 +37,34 @@ void cluster_time_observe(struct cluster_time *clock, uint64_t time_ms, uint64_t
     advance_to(clock, time_ms, now_ms);
 }
 
-static void note_offset(struct cluster_time *clock, int64_t offset_ms, uint64_t now_ms) {
-    if (!clock->following || now_ms - clock->window_since_ms >= 2 * CLUSTER_TIME_WINDOW_MS) {
-        clock->following = true;
-        clock->offset_ms = offset_ms;
-        clock->offset_before_ms = offset_ms;
-        clock->window_since_ms = now_ms;
-    } else if (now_ms - clock->window_since_ms >= CLUSTER_TIME_WINDOW_MS) {
-        clock->offset_before_ms = clock->offset_ms;
-        clock->offset_ms = offset_ms;
-        clock->window_since_ms = now_ms;
-    } else if (offset_ms > clock->offset_ms) {
-        clock->offset_ms = offset_ms;
+static void fall_to(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
+    clock->base_ms = time_ms > clock->floor_ms ? time_ms : clock->floor_ms;
+    clock->base_mono = now_ms;
+}
+
+/* Only whole milliseconds, so that none are lost however often the leader tells the time. */
+static void leak(struct cluster_time *clock, uint64_t now_ms) {
+    uint64_t passed_ms = now_ms > clock->base_mono ? now_ms - clock->base_mono : 0;
+    uint64_t counted_ms = passed_ms < CLUSTER_TIME_SILENCE_MS ? passed_ms : CLUSTER_TIME_SILENCE_MS;
+    if (counted_ms >= CLUSTER_TIME_LEAK) {
+        uint64_t leaked_ms = counted_ms / CLUSTER_TIME_LEAK;
+        fall_to(clock, cluster_time_estimate(clock, now_ms) - leaked_ms, now_ms);
     }
 }
 
-void cluster_time_follow(struct cluster_time *clock, uint64_t time_ms, uint64_t now_ms) {
-    note_offset(clock, (int64_t)(time_ms - now_ms), now_ms);
-    int64_t offset_ms =
-        clock->offset_ms > clock->offset_before_ms ? clock->offset_ms : clock->offset_before_ms;
-    uint64_t told_ms = now_ms + (uint64_t)offset_ms;
-    clock->base_ms = told_ms > clock->floor_ms ? told_ms : clock->floor_ms;
-    clock->base_mono = now_ms;
+void cluster_time_follow(struct cluster_time *clock, uint64_t time_ms, uint64_t age_max_ms,
+                         uint64_t now_ms) {
+    leak(clock, now_ms);
+    uint64_t latest_ms = age_max_ms < UINT64_MAX - time_ms ? time_ms + age_max_ms : UINT64_MAX;
+    if (cluster_time_estimate(clock, now_ms) > latest_ms) {
+        fall_to(clock, latest_ms, now_ms);
+    }
+    advance_to(clock, time_ms, now_ms);
     clock->anchored = true;
 }
 
 void cluster_time_open(struct cluster_time *clock, uint64_t now_ms) {
     clock->opening = true;
-    clock->following = false;
     clock->opening_since_ms = now_ms;
     clock->n_samples = 0;
 }

@@ -125,6 +125,9 @@ static void run_apply(struct job *job, struct machine *machine) {
         return;
     }
     note_times(job);
+    if (job->knows_time) {
+        machine_set_wall_offset(machine, job->wall_offset_ms);
+    }
     for (unsigned i = 0; i < job->n_entries; i++) {
         bool boundary = job->entries[i].index % JOB_DIGEST_EVERY == 0;
         if (!boundary && i + 1 < job->n_entries) {

@@ -68,6 +68,8 @@ struct job {
     uint64_t boot;        /* ... of this boot, and ... */
     uint64_t answer_term; /* ... of others' commands in entries of this term; 0: none ... */
     uint64_t settled;     /* ... unless the entry was applied before, as the ones up to here */
+    bool knows_time;      /* the next is to be kept, see machine_set_wall_offset() */
+    int64_t wall_offset_ms;
     /* JOB_APPLY out: */
     struct job_result *results;
     unsigned n_results;

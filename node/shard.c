@@ -17,6 +17,8 @@ enum {
     HOLD_RETRY_MS = 1000,       /* after a snapshot could not be held */
     COMMIT_MS = 1000,         /* the state machine's transaction is committed after this time ... */
     COMMIT_BYTES = 8 << 20,   /* ... or this many bytes of entries */
+    OFFSET_MS = 50,           /* the offset from the wall clock is kept up to this ... */
+    OFFSET_EVERY_MS = 1000,   /* ... after this time */
     WAL_BYTES = 32 << 20,     /* checkpoint when the WAL has grown by this */
     WAL_BYTES_MAX = 128 << 20 /* a longer WAL is started anew, which is a pause */
 };
@@ -35,6 +37,7 @@ void shard_init(struct shard *shard, const struct shard_options *options,
     shard->settled = state.applied_index;
     shard->next = state.applied_index + 1;
     shard->durable_index = 0;
+    shard->durable_offset_ms = state.wall_offset_ms;
     cluster_time_init(&shard->clock, state.clock_ms, now_of(shard));
 }
 
@@ -166,6 +169,17 @@ static void apply_done(struct job *job) {
     pump(shard);
 }
 
+static bool knows_time(const struct shard *shard) {
+    return shard->clock.anchored && !shard->clock.opening;
+}
+
+/* Kept with what is applied: what the time is by this node's wall clock, once all were down. */
+static void tell_offset(const struct shard *shard, struct job *job) {
+    uint64_t wall_ms = shard->options.port.wall_ms(shard->options.port.data);
+    job->knows_time = knows_time(shard);
+    job->wall_offset_ms = (int64_t)(shard_time_ms(shard) - wall_ms);
+}
+
 static struct job *new_apply(struct shard *shard, unsigned capacity) {
     struct job *job = job_new(JOB_APPLY, shard->options.number, apply_done, shard);
     job->entries = mem_alloc(capacity * sizeof *job->entries);
@@ -175,6 +189,7 @@ static struct job *new_apply(struct shard *shard, unsigned capacity) {
     job->events.after = shard->settled;
     job->settled = shard->settled;
     job->answer_term = group_role(shard->group) == GROUP_LEADER ? group_term(shard->group) : 0;
+    tell_offset(shard, job);
     return job;
 }
 
@@ -293,10 +308,15 @@ uint64_t shard_time_ms(const struct shard *shard) {
     return cluster_time_estimate(&shard->clock, now_of(shard));
 }
 
+static uint64_t time_by_wall(const struct shard *shard) {
+    return cluster_time_by_wall(shard->options.port.wall_ms(shard->options.port.data),
+                                shard->state.wall_offset_ms);
+}
+
 void shard_clock(const struct shard *shard, struct group_clock *clock) {
     clock->time_ms = shard_time_ms(shard);
-    clock->wall_ms = shard->options.port.wall_ms(shard->options.port.data);
-    clock->anchored = shard->clock.anchored && !shard->clock.opening;
+    clock->wall_ms = time_by_wall(shard);
+    clock->anchored = knows_time(shard);
 }
 
 /* Something is to be removed from the state machine because its time has come. */
@@ -380,8 +400,7 @@ static void begin_leading(struct shard *shard) {
     uint64_t now_ms = now_of(shard);
     struct cluster_time_sample own = {.node = shard->options.self,
                                       .time_ms = shard_time_ms(shard),
-                                      .wall_ms =
-                                          shard->options.port.wall_ms(shard->options.port.data),
+                                      .wall_ms = time_by_wall(shard),
                                       .anchored = shard->clock.anchored};
     shard->lead_term = group_term(shard->group);
     shard->inherited = group_last(shard->group);
@@ -415,7 +434,7 @@ void shard_on_role(struct shard *shard) {
 void shard_on_clock(struct shard *shard, uint64_t from, const struct group_clock *clock) {
     if (group_role(shard->group) != GROUP_LEADER) {
         if (clock->anchored) {
-            cluster_time_follow(&shard->clock, clock->time_ms, now_of(shard));
+            cluster_time_follow(&shard->clock, clock->time_ms, clock->age_max_ms, now_of(shard));
         }
         return;
     }
@@ -461,6 +480,7 @@ static void end_checkpoint(struct shard *shard, const struct job *job) {
     shard->checkpointing = false;
     if (job->durable_index > 0) {
         shard->durable_index = job->durable_index;
+        shard->durable_offset_ms = job->state.wall_offset_ms;
         shard->stats.checkpoints++;
         shard->stats.checkpoint_ms += now_of(shard) - shard->checkpoint_began_ms;
         group_cut(shard->group, now_of(shard), job->durable_index, job->durable_config_index,
@@ -697,6 +717,7 @@ static void install_done(struct job *job) {
     shard->next = job->state.applied_index + 1;
     shard->stalled_until_ms = 0;
     shard->durable_index = job->state.applied_index;
+    shard->durable_offset_ms = job->state.wall_offset_ms;
     shard->bytes_since_cut = 0;
     shard->entries_since_cut = 0;
     cluster_time_observe(&shard->clock, job->state.clock_ms, now_of(shard));
@@ -776,6 +797,21 @@ void shard_on_installed(struct shard *shard) {
 
 /* --- time ------------------------------------------------------------------------------------- */
 
+/* The cluster's time has moved away from this wall clock: a power failure must not forget it. */
+static bool offset_is_due(const struct shard *shard, uint64_t now_ms) {
+    int64_t moved_ms = shard->state.wall_offset_ms - shard->durable_offset_ms;
+    return (moved_ms >= OFFSET_MS || moved_ms <= -OFFSET_MS) &&
+           now_ms >= shard->checkpoint_began_ms + OFFSET_EVERY_MS;
+}
+
+static bool checkpoint_is_due(const struct shard *shard, uint64_t now_ms) {
+    return shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||
+           shard->wal_bytes >= shard->wal_folded + WAL_BYTES ||
+           shard->entries_since_cut >= 16 * (uint64_t)shard->options.trailing_entries ||
+           (shard->checkpoint_after_ms > 0 && now_ms >= shard->checkpoint_after_ms) ||
+           offset_is_due(shard, now_ms);
+}
+
 void shard_tick(struct shard *shard, uint64_t now_ms) {
     try_open(shard, now_ms);
     ask_again(shard);
@@ -791,11 +827,7 @@ void shard_tick(struct shard *shard, uint64_t now_ms) {
         checkpoint(shard); /* lets the WAL be written over, and the log be cut */
         pump(shard);
     }
-    bool due = shard->bytes_since_cut >= shard->options.snapshot_log_bytes ||
-               shard->wal_bytes >= shard->wal_folded + WAL_BYTES ||
-               shard->entries_since_cut >= 16 * (uint64_t)shard->options.trailing_entries ||
-               (shard->checkpoint_after_ms > 0 && now_ms >= shard->checkpoint_after_ms);
-    if (due) {
+    if (checkpoint_is_due(shard, now_ms)) {
         checkpoint(shard);
     }
 }

@@ -81,6 +81,7 @@ struct shard {
 
     /* Cutting the log. */
     uint64_t durable_index;
+    int64_t durable_offset_ms; /* of cluster time from the wall clock, in the database file */
     uint64_t bytes_since_cut;
     uint64_t entries_since_cut;
     uint64_t wal_bytes;  /* of the state machine, after its newest job */

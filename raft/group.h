@@ -32,7 +32,8 @@ enum group_role { GROUP_FOLLOWER, GROUP_CANDIDATE, GROUP_LEADER };
  * wall clock, and is anchored or not sent at all. */
 struct group_clock {
     uint64_t time_ms;
-    uint64_t wall_ms;
+    uint64_t wall_ms;    /* what the time is by the node's wall clock */
+    uint64_t age_max_ms; /* a leader's word: sent at most so long ago; UINT64_MAX: not known */
     bool anchored;
 };
 

@@ -74,16 +74,19 @@ static uint64_t usable_commit(const struct group *group, uint64_t leader_commit,
 
 /* The leader says when, by this node's own clock, the newest answer was sent that it had received:
  * what it says itself is younger than that, however long it was on its way. Not its arrival, which
- * a congested link or a pause of this process may have put off. */
-static void note_freshness(struct group *group, uint64_t commit, uint64_t heard_ms) {
-    bool is_own =
-        heard_ms >= group->started_ms && heard_ms <= group->now_ms; /* not of another boot */
+ * a congested link or a pause of this process may have put off. 0: nothing of this boot. */
+static uint64_t younger_than_ms(const struct group *group, uint64_t heard_ms) {
+    bool is_own = heard_ms >= group->started_ms && heard_ms <= group->now_ms;
+    return is_own ? heard_ms : 0;
+}
+
+static void note_freshness(struct group *group, uint64_t commit, uint64_t since_ms) {
     bool is_older = group->contact_noted_term == group->contact_term &&
-                    heard_ms < group->contact.at_ms; /* lanes overtake each other */
-    if (heard_ms == 0 || !is_own || is_older) {
+                    since_ms < group->contact.at_ms; /* lanes overtake each other */
+    if (since_ms == 0 || is_older) {
         return;
     }
-    group->contact = (struct group_contact){.at_ms = heard_ms, .commit = commit};
+    group->contact = (struct group_contact){.at_ms = since_ms, .commit = commit};
     group->contact_noted_term = group->contact_term;
 }
 
@@ -93,11 +96,15 @@ static void note_leader_contact(struct group *group, uint64_t from, const struct
         return;
     }
     group->contact_ms = group->now_ms;
-    note_freshness(group, wire->append.commit, wire->append.heard_ms);
+    uint64_t since_ms = younger_than_ms(group, wire->append.heard_ms);
+    note_freshness(group, wire->append.commit, since_ms);
     if (time_ms > 0) {
         group->due.clock = true;
         group->due.clock_from = from;
-        group->due.clock_value = (struct group_clock){.time_ms = time_ms, .anchored = true};
+        group->due.clock_value =
+            (struct group_clock){.time_ms = time_ms,
+                                 .age_max_ms = since_ms > 0 ? group->now_ms - since_ms : UINT64_MAX,
+                                 .anchored = true};
     }
     group_set_fast_election(group, false);
 }

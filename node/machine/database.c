@@ -12,7 +12,7 @@
 
 enum {
     APPLICATION_ID = 0x494b5653, /* "IKVS", invoke-kv shard */
-    FORMAT_VERSION = 1
+    FORMAT_VERSION = 2
 };
 
 /* The default VFS of connections that write. */
@@ -24,7 +24,8 @@ static const char schema[] =
     "CREATE TABLE meta (id INTEGER PRIMARY KEY, cluster TEXT NOT NULL, shard INTEGER NOT NULL,"
     " applied_index INTEGER NOT NULL, applied_term INTEGER NOT NULL, clock INTEGER NOT NULL,"
     " digest INTEGER NOT NULL, keys INTEGER NOT NULL, used_bytes INTEGER NOT NULL,"
-    " config_index INTEGER NOT NULL, config BLOB NOT NULL, last_project INTEGER NOT NULL);"
+    " config_index INTEGER NOT NULL, config BLOB NOT NULL, last_project INTEGER NOT NULL,"
+    " wall_offset INTEGER NOT NULL);"
     "CREATE TABLE projects (id INTEGER PRIMARY KEY, name BLOB NOT NULL, epoch INTEGER NOT NULL,"
     " quota INTEGER NOT NULL, used_bytes INTEGER NOT NULL, keys INTEGER NOT NULL,"
     " digest INTEGER NOT NULL);"
@@ -258,9 +259,10 @@ enum error_code database_open(struct database *database, const struct database_o
 
 static enum error_code insert_meta(struct database *database, const char *cluster, unsigned shard,
                                    struct error *error) {
-    char *sql = sqlite3_mprintf("PRAGMA application_id = %d; PRAGMA user_version = %d;"
-                                "INSERT INTO meta VALUES (1, %Q, %u, 0, 0, 0, 0, 0, 0, 0, x'', 0)",
-                                APPLICATION_ID, FORMAT_VERSION, cluster, shard);
+    char *sql =
+        sqlite3_mprintf("PRAGMA application_id = %d; PRAGMA user_version = %d;"
+                        "INSERT INTO meta VALUES (1, %Q, %u, 0, 0, 0, 0, 0, 0, 0, x'', 0, 0)",
+                        APPLICATION_ID, FORMAT_VERSION, cluster, shard);
     if (sql == NULL) {
         return database_error(database, SQLITE_NOMEM, error);
     }

@@ -17,10 +17,11 @@
     X(STATEMENT_COMMIT, "COMMIT")                                                                  \
     X(STATEMENT_ROLLBACK, "ROLLBACK")                                                              \
     X(STATEMENT_META_GET, "SELECT cluster, shard, applied_index, applied_term, clock, digest, "    \
-                          "keys, used_bytes, config_index, config, last_project FROM meta "        \
-                          "WHERE id = 1")                                                          \
+                          "keys, used_bytes, config_index, config, last_project, wall_offset "     \
+                          "FROM meta WHERE id = 1")                                                \
     X(STATEMENT_META_PUT, "UPDATE meta SET applied_index = ?1, applied_term = ?2, clock = ?3, "    \
-                          "digest = ?4, keys = ?5, used_bytes = ?6 WHERE id = 1")                  \
+                          "digest = ?4, keys = ?5, used_bytes = ?6, wall_offset = ?7 "             \
+                          "WHERE id = 1")                                                          \
     X(STATEMENT_CONFIG_PUT, "UPDATE meta SET config_index = ?1, config = ?2 WHERE id = 1")         \
     X(STATEMENT_PROJECT_ALL, "SELECT id, name, epoch, quota, used_bytes, keys, digest "            \
                              "FROM projects ORDER BY id")                                          \

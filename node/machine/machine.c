@@ -19,7 +19,8 @@ enum {
     META_USED_BYTES,
     META_CONFIG_INDEX,
     META_CONFIG,
-    META_LAST_PROJECT
+    META_LAST_PROJECT,
+    META_WALL_OFFSET
 };
 
 enum {
@@ -84,6 +85,7 @@ static enum error_code load_meta(struct machine *machine, struct error *error) {
         .digest = database_u64(database, get, META_DIGEST),
         .keys = database_u64(database, get, META_KEYS),
         .used_bytes = database_u64(database, get, META_USED_BYTES),
+        .wall_offset_ms = (int64_t)database_u64(database, get, META_WALL_OFFSET),
     };
     machine->config.size = 0;
     buffer_append_slice(&machine->config, database_bytes(database, get, META_CONFIG));
@@ -253,6 +255,7 @@ static enum error_code save(struct machine *machine, struct error *error) {
     database_bind_u64(database, STATEMENT_META_PUT, 4, state->digest);
     database_bind_u64(database, STATEMENT_META_PUT, 5, state->keys);
     database_bind_u64(database, STATEMENT_META_PUT, 6, state->used_bytes);
+    database_bind_u64(database, STATEMENT_META_PUT, 7, (uint64_t)state->wall_offset_ms);
     return database_run(database, STATEMENT_META_PUT, error);
 }
 
@@ -334,6 +337,10 @@ void machine_close(struct machine *machine) {
     buffer_free(&machine->config);
     buffer_free(&machine->held_config);
     mem_free(machine);
+}
+
+void machine_set_wall_offset(struct machine *machine, int64_t offset_ms) {
+    machine->state.wall_offset_ms = offset_ms;
 }
 
 struct machine_state machine_state(const struct machine *machine) {

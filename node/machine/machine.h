@@ -55,6 +55,7 @@ struct machine_state {
     uint64_t sessions;       /* of exactly-once writes */
     uint64_t session_bytes;  /* what they keep, as counted for their bound */
     bool has_garbage;        /* machine_reclaim() has work */
+    int64_t wall_offset_ms;  /* what machine_set_wall_offset() set last; this replica's own */
 };
 
 enum machine_entry_kind {
@@ -107,6 +108,10 @@ void machine_record_events(struct machine *machine, struct machine_events *event
  * shard's clock, which stands still while nothing is written and nothing expires. Whether a key
  * exists is still up to the shard's clock alone. 0: counted from that as well. */
 void machine_set_read_time(struct machine *machine, uint64_t now_ms);
+
+/* Cluster time less the wall clock of the node, which is kept with what is applied from now on. No
+ * part of the replicated state: it differs from replica to replica, and no command sees it. */
+void machine_set_wall_offset(struct machine *machine, int64_t offset_ms);
 
 /* Runs read commands against one consistent view, until their results hold MACHINE_READ_BYTES:
  * *n_done of them are carried out then, at least one. results[i] belongs to the caller afterwards,

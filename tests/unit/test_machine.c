@@ -723,9 +723,9 @@ static void expect_open_error(enum error_code code) {
 
 static void test_a_strange_file_is_refused(void **state) {
     (void)state;
-    tamper("PRAGMA user_version = 2");
+    tamper("PRAGMA user_version = 3");
     expect_open_error(ERROR_VERSION);
-    tamper("PRAGMA user_version = 1; PRAGMA application_id = 7");
+    tamper("PRAGMA user_version = 2; PRAGMA application_id = 7");
     expect_open_error(ERROR_CORRUPT);
     tamper("PRAGMA application_id = 0x494b5653; UPDATE meta SET keys = 1");
     expect_open_error(ERROR_CORRUPT);

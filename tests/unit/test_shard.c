@@ -88,6 +88,20 @@ static void test_new_leader_with_a_skewed_wall(void **state) {
     assert_true(before_ms - after_ms >= passed_ms - 100);
 }
 
+/* A follower that is ahead of its leader, by more than messages can have been late, is so no
+ * longer.
+ */
+static void test_a_follower_that_is_ahead_falls_back(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    struct shard *ahead = &fleet_node(fleet, leader % 3 + 1)->shard;
+    fleet_run(fleet, 1000);
+    ahead->clock.base_ms += 5000;
+    fleet_run(fleet, 1000);
+    uint64_t time_ms = shard_time_ms(&fleet_node(fleet, leader)->shard);
+    assert_in_range(shard_time_ms(ahead), time_ms - 200, time_ms + 400);
+}
+
 struct delay {
     struct fleet *fleet;
     uint64_t until_ms; /* 0: not begun */
@@ -156,6 +170,31 @@ static void test_whole_cluster_was_down(void **state) {
     check_first_answers(fleet, "short");
     int64_t ttl_ms = ttl_of(fleet, fleet_leader(fleet), "long");
     assert_true(ttl_ms > 3500000 && ttl_ms <= 3600000);
+}
+
+/* What the walls did while the cluster was up does not count when all have been down, but only what
+ * has passed since. It is in the files already: a power failure does not forget it. */
+static void test_walls_that_were_stepped_before_all_were_down(void **state) {
+    struct fleet *fleet = *state;
+    uint64_t leader = fleet_await_leader(fleet, 0);
+    set_expiring(fleet, leader, "key", 600000);
+    for (uint64_t id = 1; id <= 3; id++) {
+        fleet_node(fleet, id)->wall_ahead_ms += 3600000;
+    }
+    set_through(fleet, leader, "other", "value");
+    fleet_run(fleet, 3000);
+    for (uint64_t id = 1; id <= 3; id++) {
+        const struct shard *shard = &fleet_node(fleet, id)->shard;
+        assert_in_range(-shard->durable_offset_ms, 3599000, 3601000);
+        fleet_crash(fleet, id, 1000);
+    }
+    for (uint64_t id = 1; id <= 3; id++) {
+        fleet_node(fleet, id)->wall_ahead_ms += 60000;
+        fleet_restart(fleet, id);
+    }
+    set_through(fleet, fleet_await_leader(fleet, 0), "other", "value");
+    int64_t ttl_ms = ttl_of(fleet, fleet_leader(fleet), "key");
+    assert_true(ttl_ms > 510000 && ttl_ms <= 540000);
 }
 
 /* The only node that was there all the time knows how long the others were away: its clock needs no
@@ -611,7 +650,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_clock_is_the_median_wall),
         cmocka_unit_test_setup_teardown(test_new_leader_with_a_skewed_wall, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_follower_that_is_ahead_falls_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_whole_cluster_was_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_walls_that_were_stepped_before_all_were_down, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_no_majority_for_longer_than_a_ttl, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_herd_is_gone_after_all_were_down, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_herd_expires_at_once, setup, teardown),
