@@ -39,7 +39,8 @@ struct search {
     unsigned only_key;      /* MODEL_KEYS: all */
     struct config *configs; /* CONFIGS_MAX */
     size_t n;
-    uint16_t *table; /* hash to 1 + position in `configs`, 0: empty */
+    size_t n_extended; /* of them, whose followers are known */
+    uint16_t *table;   /* hash to 1 + position in `configs`, 0: empty */
     uint64_t effort;
     const struct op *slots[SLOTS];
     uint32_t open;
@@ -360,7 +361,8 @@ static void table_clear(struct search *search) {
 }
 
 /* An equal world in which fewer of the unknown operations are used up allows whatever this one
- * allows. False when there are too many. */
+ * allows, and takes its place, unless what the other leads to has been looked at already. False
+ * when there are too many. */
 static bool config_add(struct search *search, const struct config *config) {
     size_t at = (size_t)(config_hash(config) % TABLE);
     if (++search->effort > EFFORT_MAX) {
@@ -373,7 +375,8 @@ static bool config_add(struct search *search, const struct config *config) {
             if ((other->unknown & ~config->unknown) == 0) {
                 return true;
             }
-            if ((config->unknown & ~other->unknown) == 0) {
+            bool is_extended = search->table[at] <= search->n_extended;
+            if (!is_extended && (config->unknown & ~other->unknown) == 0) {
                 other->unknown = config->unknown;
                 return true;
             }
@@ -464,10 +467,12 @@ static bool extend(struct search *search, struct config config) {
 static enum verdict on_return(struct search *search, unsigned slot) {
     uint32_t bit = (uint32_t)1 << slot;
     for (size_t i = 0; i < search->n; i++) {
+        search->n_extended = i + 1;
         if ((search->configs[i].done & bit) == 0 && !extend(search, search->configs[i])) {
             return VERDICT_TOO_HARD;
         }
     }
+    search->n_extended = 0;
     size_t kept = 0;
     size_t n = search->n;
     search->n = 0;

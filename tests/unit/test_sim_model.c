@@ -77,6 +77,15 @@ static void incr(struct fixture *f, int64_t result, int called, int returned) {
     op->reply = (struct reply){.kind = REPLY_INTEGER, .integer = result};
 }
 
+static void to_key(struct op *op, unsigned key) {
+    op->keys[op->n_keys++] = (uint8_t)key;
+}
+
+static struct op *answered(struct op *op, int64_t number) {
+    op->reply = (struct reply){.kind = REPLY_INTEGER, .integer = number};
+    return op;
+}
+
 static void expect(struct fixture *f, enum verdict verdict) {
     enum verdict got = history_check(&f->history, f->why, sizeof f->why);
     if (got != verdict) {
@@ -160,6 +169,45 @@ static void test_unknown_outcomes(void **state) {
     set(f, 0, "b", 5, UNKNOWN);
     get(f, 0, "b", 3, 4); /* before it was sent */
     expect(f, VERDICT_BAD);
+}
+
+/* A world may be found again with fewer of the unknown operations used up, after what it leads to
+ * was looked at: those that are left must have their turn. Seed 771249 was such a false alarm. */
+static void test_unknown_outcomes_in_another_order(void **state) {
+    (void)state;
+    struct fixture *f = fixture_new(true);
+    add(f, OP_INCRBY, 2, 1, UNKNOWN)->number = 2;
+    (void)add(f, OP_FLUSHDB, 0, 2, UNKNOWN);
+    to_key(add(f, OP_RENAME, 2, 3, UNKNOWN), 3);
+    add(f, OP_MSETNX, 3, 4, UNKNOWN)->values[0] = value_of("41");
+    to_key(add(f, OP_COPY, 2, 5, UNKNOWN), 1);
+    to_key(add(f, OP_COPY, 2, 6, UNKNOWN), 1);
+    to_key(add(f, OP_RENAME, 1, 7, UNKNOWN), 0);
+    to_key(answered(add(f, OP_COPY, 3, 8, 38), 0), 0);
+    (void)answered(add(f, OP_DBSIZE, 0, 8, 39), 0);
+    answered(add(f, OP_MSETNX, 0, 9, 40), 1)->values[0] = value_of("39");
+    (void)answered(add(f, OP_EXISTS, 2, 9, 41), 0);
+    struct op *three = answered(add(f, OP_MSETNX, 0, 12, 33), 1);
+    to_key(three, 3);
+    to_key(three, 2);
+    three->values[0] = value_of("42");
+    three->values[1] = value_of("43");
+    three->values[2] = value_of("44");
+    answered(add(f, OP_MSETNX, 2, 12, 34), 0)->values[0] = value_of("45");
+    (void)answered(add(f, OP_DBSIZE, 0, 13, 35), 3);
+    get(f, 3, NULL, 20, 30);
+    (void)answered(add(f, OP_EXISTS, 2, 20, 31), 0);
+    struct op *all = add(f, OP_MGET, 2, 10, 36);
+    to_key(all, 1);
+    to_key(all, 0);
+    to_key(all, 3);
+    all->reply = (struct reply){.kind = REPLY_ARRAY, .n = 4, .is_nil = {false, true}};
+    all->reply.items[0] = value_of("46");
+    all->reply.items[2] = value_of("46");
+    all->reply.items[3] = value_of("43");
+    (void)answered(add(f, OP_DBSIZE, 0, 11, 37), 3);
+    get(f, 3, NULL, 38, 42);
+    expect(f, VERDICT_GOOD);
 }
 
 static void test_counters(void **state) {
@@ -285,6 +333,7 @@ int main(void) {
         cmocka_unit_test(test_lost_write),
         cmocka_unit_test(test_reads_beside_a_write),
         cmocka_unit_test(test_unknown_outcomes),
+        cmocka_unit_test(test_unknown_outcomes_in_another_order),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_several_keys_change_at_once),
         cmocka_unit_test(test_clear_and_count),
