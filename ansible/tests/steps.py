@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 
-from lab import ROOT, CommandFailed, Load, run
+from lab import PREFIX, ROOT, CommandFailed, Load, run
 
 LOAD_BINARY = os.path.join(ROOT, "build/ansible/tests/ansible-load")
 PLAY_CHANGED = re.compile(r"^(kv\d)\s.*changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
@@ -151,7 +151,7 @@ def step_use(context):
     for number in (2, 3):
         assert context.host(number).cli("--project", "shop", "get", "greeting").strip() == "hello"
     token = re.search(r"ikv_\S+", context.host(1).cli("project", "token", "add", "shop", "readwrite"))[0]
-    context.secrets["a token"] = token.rsplit("_", 1)[1]
+    context.secrets["a token"] = token.split("_", 2)[2]  # its secret may have more of these
     words = ["invoke-kv", "--server", context.lab.seeds(), "--ca-file", "/etc/invoke-kv/tls/ca.pem", "--project", "shop"]
     shown = context.host(2).execute("env", f"INVOKE_KV_TOKEN={token}", *words, "get", "greeting")
     assert shown.strip() == "hello", shown
@@ -373,8 +373,19 @@ def step_quorum(context):
     unchanged(context)
 
 
+def scraped(context, path):
+    """What Prometheus would make of the file with its targets."""
+    with open(path, encoding="utf-8") as file:
+        targets = re.findall(r'^ +- "(.+)"$', file.read(), re.MULTILINE)
+    assert len(targets) == 3, targets
+    for number, target in enumerate(targets, start=1):
+        fetch = "import sys, urllib.request as web; print(web.urlopen(sys.argv[1], timeout=10).read().decode())"
+        text = run(*context.lab.in_hub("python3", "-c", fetch, f"http://{target}/metrics"))
+        assert re.search(rf'^invokekv_build_info\{{.*node="{number}".*\}} 1$', text, re.MULTILINE), text[:2000]
+
+
 def step_firewall(context):
-    """firewall rules: nodes reach each other, a client from elsewhere only where it may"""
+    """firewall rules: nodes reach each other, a client or Prometheus from elsewhere only where it may"""
 
     def reachable(port):
         probe = ["timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{context.host(1).address}/{port}"]
@@ -386,9 +397,17 @@ def step_firewall(context):
     context.play("site.yml")
     context.wait_healthy()
     assert not reachable(7101) and not reachable(7201)
-    context.inventory(1, 2, 3, invoke_kv_firewall=True)
+    targets = os.path.join(context.lab.directory, "prometheus-targets.yml")
+    monitored = {
+        "invoke_kv_firewall": True,
+        "invoke_kv_http_listen": "{{ invoke_kv_address }}:7301",
+        "invoke_kv_http_sources": [f"{PREFIX}.254"],
+        "invoke_kv_prometheus_targets_file": targets,
+    }
+    context.inventory(1, 2, 3, **monitored)
     context.play("site.yml")
     assert reachable(7101) and not reachable(7201)
+    scraped(context, targets)
     unchanged(context)
     context.inventory(1, 2, 3)
     context.play("site.yml")
@@ -638,7 +657,8 @@ def step_secrets(context):
                 wanted.update({f"{name}:{i}": line for i, line in enumerate(text.splitlines()[2:-1])})
     with open(lab.key, encoding="utf-8") as file:
         wanted["key of ssh"] = file.read().splitlines()[3]
-    assert len(wanted) >= 10 and all(len(value) >= 16 for value in wanted.values()), sorted(wanted)
+    lengths = {name: len(value) for name, value in wanted.items()}
+    assert len(wanted) >= 10 and min(lengths.values()) >= 16, lengths
     texts = {f"output {i}": text for i, text in enumerate(lab.outputs)}
     texts.update({f"journal of a host that is gone, {i}": text for i, text in enumerate(lab.journals)})
     texts.update({f"journal of {host.name}": host.journal() for host in lab.hosts.values()})
