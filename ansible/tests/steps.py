@@ -400,7 +400,7 @@ def step_firewall(context):
     targets = os.path.join(context.lab.directory, "prometheus-targets.yml")
     monitored = {
         "invoke_kv_firewall": True,
-        "invoke_kv_http_listen": "{{ invoke_kv_address }}:7301",
+        "invoke_kv_http_listen": "{{ invoke_kv_own_address }}:7301",
         "invoke_kv_http_sources": [f"{PREFIX}.254"],
         "invoke_kv_prometheus_targets_file": targets,
     }
