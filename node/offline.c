@@ -226,9 +226,10 @@ static enum error_code restore(const char *backup_dir, const struct config *conf
         }
     }
     code = code == ERROR_NONE ? begin_logs(config, manifest, &identity, error) : code;
-    code = code == ERROR_NONE ? identity_join(config->data_dir, &identity,
-                                              restored_id(manifest, members), false, error)
-                              : code;
+    code = code == ERROR_NONE
+               ? identity_join(config->data_dir, &identity, restored_id(manifest, members),
+                               IDENTITY_MEMBER, error)
+               : code;
     code = code == ERROR_NONE ? identity_boot(config->data_dir, &identity, error) : code;
     if (lock >= 0) {
         close(lock);
@@ -327,7 +328,7 @@ static enum error_code recover(const struct config *config, struct error *error)
         code = error_set_errno(error, errno, "cannot get random bytes");
     }
     code = code == ERROR_NONE
-               ? identity_join(config->data_dir, &identity, cluster_id | 1, false, error)
+               ? identity_join(config->data_dir, &identity, cluster_id | 1, IDENTITY_MEMBER, error)
                : code;
     code = code == ERROR_NONE ? known_peers_forget_all(&peers, error) : code;
     known_peers_free(&peers);

@@ -158,7 +158,10 @@ void server_on_tick(struct server *server) {
     if (now_ms >= server->last_duty_ms + SERVER_DUTY_MS) {
         server->last_duty_ms = now_ms;
         subscriptions_tick(&server->sessions, now_ms);
-        if (server->started) {
+        if (!server->started) {
+            server_try_start(server); /* a write may have failed the last time */
+        } else {
+            server_note_arrival(server);
             balance(server, now_ms);
             server_tend_members(server, now_ms);
             server_tend_backup(server, now_ms);

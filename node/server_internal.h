@@ -162,6 +162,11 @@ uint64_t server_wall(void *data); /* ms since the Unix epoch */
 
 /* server_join.c: starts the groups once the node belongs to the cluster. */
 void server_try_start(struct server *server);
+/* The node's new data directory was let in, since all shards have taken the former one out: what an
+ * order to replace it waits for. To take the node out once more would hit its new self. */
+void server_note_new_directory(struct server *server, uint64_t node);
+/* Notes durably which shards' present this newcomer knows: there it is a member like others. */
+void server_note_arrival(struct server *server);
 void server_close(struct server *server);
 
 /* server_wiring.c */

@@ -110,10 +110,10 @@ static void say_refused(struct server *server, uint64_t node, const struct error
     }
 }
 
-static enum error_code adopt(struct server *server, uint64_t cluster_id, bool founder,
-                             struct error *error) {
+static enum error_code adopt(struct server *server, uint64_t cluster_id,
+                             enum identity_standing standing, struct error *error) {
     enum error_code code =
-        identity_join(server->config->data_dir, &server->identity, cluster_id, founder, error);
+        identity_join(server->config->data_dir, &server->identity, cluster_id, standing, error);
     if (code == ERROR_NONE) {
         peers_set_cluster_id(server->peers, cluster_id);
     }
@@ -126,7 +126,7 @@ static enum error_code check_cluster(struct server *server, uint64_t node, uint6
     if (own == 0 && theirs != 0 && server->config->join) {
         say_info("found its cluster", "through_node=%llu cluster_id=%016llx",
                  (unsigned long long)node, (unsigned long long)theirs);
-        return adopt(server, theirs, false, error);
+        return adopt(server, theirs, IDENTITY_NEWCOMER, error);
     }
     if (own == 0 || theirs == 0 || own == theirs) {
         return ERROR_NONE;
@@ -147,7 +147,11 @@ static enum error_code check_incarnation(struct server *server, uint64_t node, u
         return ERROR_NONE;
     }
     if (!met || server_may_forget(server, node)) {
-        return known_peers_set(&server->known_peers, node, incarnation, error);
+        enum error_code code = known_peers_set(&server->known_peers, node, incarnation, error);
+        if (met && code == ERROR_NONE) {
+            server_note_new_directory(server, node);
+        }
+        return code;
     }
     return error_set(error, ERROR_MISMATCH,
                      "node %llu comes with another data directory than the one it had before: it "
@@ -206,9 +210,19 @@ struct payload *server_initial_config(const struct config *config) {
     return group_encode_config(servers, config->n_nodes);
 }
 
+/* This directory was let into a cluster that was there, and may hold of the shard what is past. */
+static bool is_newcomer(const struct server *server, unsigned shard) {
+    const struct identity *identity = &server->identity;
+    return identity->cluster_id == 0 ||
+           (identity->standing == IDENTITY_NEWCOMER && (identity->arrived >> shard & 1) == 0);
+}
+
 static bool start_groups(struct server *server, struct error *error) {
     uint64_t now_ms = server_now(server);
     for (unsigned i = 0; i < server->config->shards; i++) {
+        if (is_newcomer(server, i)) {
+            group_be_newcomer(server->groups[i]);
+        }
         struct machine_state state = workers_initial_state(server->workers, i);
         enum error_code code =
             group_start(server->groups[i], now_ms, state.applied_index, state.applied_term,
@@ -306,8 +320,9 @@ static void found_or_join(struct server *server) {
             joined = theirs;
         }
     }
-    if (adopt(server, joined, joined == founded, &error) != ERROR_NONE) {
-        say_error("cannot join", "reason=%s", error.message);
+    enum identity_standing standing = joined == founded ? IDENTITY_FOUNDER : IDENTITY_NEWCOMER;
+    if (adopt(server, joined, standing, &error) != ERROR_NONE) {
+        say_error("cannot join, trying again", "reason=%s", error.message);
         return;
     }
     if (joined == founded) {
@@ -334,9 +349,31 @@ void server_try_start(struct server *server) {
     found_or_join(server);
 }
 
+void server_note_arrival(struct server *server) {
+    struct error error;
+    uint64_t known = 0;
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        known |= (uint64_t)group_knows_present(server->groups[i]) << i;
+    }
+    if (known == 0 || server->identity.standing != IDENTITY_NEWCOMER) {
+        return;
+    }
+    if (identity_arrive(server->config->data_dir, &server->identity, known, &error) != ERROR_NONE) {
+        say_warn("cannot note that this node has arrived, trying again", "reason=%s",
+                 error.message);
+        return;
+    }
+    for (unsigned i = 0; i < server->config->shards; i++) {
+        if ((known >> i & 1) != 0) {
+            group_arrive(server->groups[i]);
+        }
+    }
+}
+
 static enum error_code check_joined(const struct server *server, struct error *error) {
     /* A newcomer may have applied what its log did not hold yet; it never voted on that. */
-    bool newcomer = server->identity.cluster_id != 0 && !server->identity.founder;
+    bool newcomer =
+        server->identity.cluster_id != 0 && server->identity.standing != IDENTITY_FOUNDER;
     for (unsigned i = 0; i < server->config->shards && !newcomer; i++) {
         if (group_is_blank(server->groups[i]) &&
             workers_initial_state(server->workers, i).applied_index > 0) {
@@ -356,7 +393,7 @@ enum error_code server_start_or_join(struct server *server, struct error *error)
         return code;
     }
     unsigned blank = count_blank(server);
-    if (blank > 0 && server->identity.founder) {
+    if (blank > 0 && server->identity.standing == IDENTITY_FOUNDER) {
         write_bootstrap(server); /* it had been decided, and then the process ended */
         return ERROR_NONE;
     }

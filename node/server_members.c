@@ -27,7 +27,8 @@ static bool is_connected(void *data, uint64_t id) {
 static bool is_caught_up(void *data, uint64_t id) {
     const struct view_context *context = data;
     uint64_t match = group_match(context->group, id);
-    return match > 0 && match + CAUGHT_UP_ENTRIES >= group_commit(context->group);
+    return match > 0 && match + CAUGHT_UP_ENTRIES >= group_commit(context->group) &&
+           !group_peer_is_newcomer(context->group, id);
 }
 
 enum server_presence server_presence_of(const struct group *group, uint64_t id) {
@@ -41,13 +42,15 @@ enum server_presence server_presence_of(const struct group *group, uint64_t id) 
     return ABSENT;
 }
 
-/* A leader knows how much log a standby's former self had, and counts on it. */
+/* A leader knows how much log a standby's former self had, and counts on it; unless it had none. */
 bool server_may_forget(const struct server *server, uint64_t node) {
     for (unsigned i = 0; i < server->config->shards && server->started; i++) {
         const struct group *group = server->groups[i];
         enum server_presence presence = server_presence_of(group, node);
         bool leads = group_role(group) == GROUP_LEADER;
-        if (group_is_changing(group) || presence == VOTER || (presence == STANDBY && leads)) {
+        bool counts =
+            presence == VOTER || (presence == STANDBY && leads && group_match(group, node) > 0);
+        if (group_is_changing(group) || counts) {
             return false;
         }
     }

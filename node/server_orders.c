@@ -313,6 +313,14 @@ enum error_code server_transfer(struct server *server, unsigned shard, uint64_t 
     return ERROR_NONE;
 }
 
+void server_note_new_directory(struct server *server, uint64_t node) {
+    struct server_orders *orders = &server->orders;
+    if (orders->kind == CLUSTER_REPLACE && orders->node == node && !orders->brings_in) {
+        orders->out = all_shards(server);
+        bring_in(server);
+    }
+}
+
 /* All shards have taken the node out, as somebody saw who took part. */
 static void receive_out(struct server *server, uint64_t node, uint64_t incarnation) {
     struct server_orders *orders = &server->orders;

@@ -301,6 +301,61 @@ static void feed_configurations(struct group *group) {
     }
 }
 
+void group_be_newcomer(struct group *group) {
+    ASSERT(!group->started);
+    group->newcomer = true;
+}
+
+bool group_is_newcomer(const struct group *group) {
+    return group->newcomer;
+}
+
+bool group_knows_present(const struct group *group) {
+    return group->newcomer && group->knows_present;
+}
+
+void group_arrive(struct group *group) {
+    ASSERT(group->knows_present);
+    group->newcomer = false;
+}
+
+bool group_peer_is_newcomer(const struct group *group, uint64_t node) {
+    for (unsigned i = 0; i < group->n_peers; i++) {
+        if (group->peers[i].id == node) {
+            return group->peers[i].newcomer;
+        }
+    }
+    return false;
+}
+
+static uint64_t term_of_commit(const struct group *group) {
+    uint64_t commit = raft_commit_index(&group->raft);
+    uint64_t term = 0;
+    enum log_entry_kind kind;
+    if (commit > 0 && commit == group->raft.trail.snapshot.index) {
+        return group->raft.trail.snapshot.term;
+    }
+    (void)log_lookup(group->options.log, group->options.number, commit, &term, &kind);
+    return term;
+}
+
+static void note_present(struct group *group) {
+    uint64_t term = raft_current_term(&group->raft);
+    if (group->newcomer && !group->knows_present && !group->installing &&
+        group->contact_term == term && term > 0 && term_of_commit(group) == term) {
+        group->knows_present = true;
+    }
+}
+
+/* libraft elects who finds itself in its configuration, at the start or when time is over. */
+static int step_unseen(struct raft *raft, struct raft_event *event, struct raft_update *update) {
+    raft_id self = raft->id;
+    raft->id = 0;
+    int rv = raft_step(raft, event, update);
+    raft->id = self;
+    return rv;
+}
+
 void group_step(struct group *group, struct raft_event *event) {
     struct raft_update update;
     ASSERT(!group->stepping);
@@ -308,7 +363,9 @@ void group_step(struct group *group, struct raft_event *event) {
     memset(&update, 0, sizeof update);
     event->time = group->now_ms;
     event->capacity = UINT16_MAX;
-    int rv = raft_step(&group->raft, event, &update);
+    bool elects = event->type == RAFT_START || event->type == RAFT_TIMEOUT;
+    int rv = group->newcomer && elects ? step_unseen(&group->raft, event, &update)
+                                       : raft_step(&group->raft, event, &update);
     if (rv != 0) {
         bool refused =
             (event->type == RAFT_SUBMIT || event->type == RAFT_TRANSFER) && rv != RAFT_NOMEM;
@@ -331,6 +388,7 @@ void group_step(struct group *group, struct raft_event *event) {
         group->due.role = true;
     }
     group->stepping = false;
+    note_present(group);
     feed_configurations(group);
 }
 
@@ -532,7 +590,7 @@ static void open_term_of_lone_voter(struct group *group, struct log_group_state 
             config = slice_make(entry->buf.base, entry->buf.len);
         }
     }
-    if (is_lone_voter(group, config)) {
+    if (!group->newcomer && is_lone_voter(group, config)) {
         state->term++;
         state->voted_for = group->options.self;
         write_vote(group, state->term, state->voted_for);

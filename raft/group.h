@@ -101,6 +101,21 @@ void group_bootstrap(struct group *group, struct payload *config, struct log_req
 bool group_log_fits(const struct log *log, unsigned number, uint64_t applied_index,
                     uint64_t applied_term);
 
+/* This data directory comes, with nothing, to a shard that others have: before group_start(). What
+ * it copies may name it as a voter, even as the only one, since an earlier node had its number.
+ * That was for the earlier one to stand for election by: a newcomer does not stand, and leaders do
+ * not make it a voter. It knows the present once it holds an entry that was committed in the term
+ * of a leader it hears: that leader counts this directory, so all configurations that meant the
+ * earlier one lie before its term. When that is noted durably, group_arrive() makes it a member
+ * like others. */
+void group_be_newcomer(struct group *group);
+bool group_is_newcomer(const struct group *group);
+/* A newcomer that is ready for group_arrive(). */
+bool group_knows_present(const struct group *group);
+void group_arrive(struct group *group);
+/* As a node last told this leader. */
+bool group_peer_is_newcomer(const struct group *group, uint64_t node);
+
 /* Starts from the log and from what the state machine has applied (index 0: nothing). Where the
  * state machine is ahead of the log (a snapshot was installed and the log's reset was lost in a
  * crash, or entries were applied that were not on this disk yet), the log is reset. ERROR_CORRUPT

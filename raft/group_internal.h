@@ -43,6 +43,7 @@ struct group_peer {
     uint64_t told_commit;     /* newest committed index that those sent cover */
     uint64_t promised; /* index up to which it held this leader's log when its link came up */
     bool disk_low;     /* as the peer last reported */
+    bool newcomer;     /* likewise */
 };
 
 /* Entries on their way to the disk. */
@@ -81,6 +82,8 @@ struct group {
     struct group_options options;
     struct raft raft;
     bool started;
+    bool newcomer; /* does not stand for election yet, see group_be_newcomer() */
+    bool knows_present;
     bool stepping; /* raft_step() is not re-entrant */
     bool settling;
     uint64_t now_ms;

@@ -211,6 +211,7 @@ static void receive_append_result(struct group *group, struct raft_message *mess
     struct group_peer *peer = group_peer_of(group, message->server_id);
     if (peer != NULL) {
         peer->disk_low = (wire->sender_flags & RAFT_SENDER_DISK_LOW) != 0;
+        peer->newcomer = (wire->sender_flags & RAFT_SENDER_NEWCOMER) != 0;
     }
     if (has_lost_entries(group, peer, wire)) {
         step_down(group, message);
@@ -392,6 +393,9 @@ static bool dispatch(struct group *group, uint64_t from, const struct raft_wire 
         receive_vote_result(group, &raft_message, wire);
         return true;
     case PEER_MESSAGE_TIMEOUT_NOW:
+        if (group->newcomer) {
+            return true; /* does not stand for election */
+        }
         raft_message.type = RAFT_TIMEOUT_NOW;
         raft_message.timeout_now.term = wire->term;
         raft_message.timeout_now.last_log_index = wire->timeout_now.last_index;

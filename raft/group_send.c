@@ -6,12 +6,19 @@
 #include "base/mem.h"
 #include "raft/group_internal.h"
 
+static uint8_t sender_flags(const struct group *group) {
+    const struct group_port *port = &group->options.port;
+    unsigned flags = port->disk_low(port->data) ? RAFT_SENDER_DISK_LOW : 0;
+    flags |= group->newcomer ? RAFT_SENDER_NEWCOMER : 0;
+    return (uint8_t)flags;
+}
+
 static bool send_with_payloads(struct group *group, uint64_t to, enum peer_lane lane,
                                struct raft_wire *wire, struct payload **payloads, unsigned n) {
     struct group_port *port = &group->options.port;
     struct buffer header = {0};
     wire->term = raft_current_term(&group->raft);
-    wire->sender_flags = port->disk_low(port->data) ? RAFT_SENDER_DISK_LOW : 0;
+    wire->sender_flags = sender_flags(group);
     raft_wire_encode(&header, wire);
     struct peer_message message = {.type = wire->kind,
                                    .group = (uint16_t)group->options.number,
@@ -34,7 +41,7 @@ static void send_plain(struct group *group, uint64_t to, uint64_t term, struct r
     struct group_port *port = &group->options.port;
     struct buffer header = {0};
     wire->term = term;
-    wire->sender_flags = port->disk_low(port->data) ? RAFT_SENDER_DISK_LOW : 0;
+    wire->sender_flags = sender_flags(group);
     raft_wire_encode(&header, wire);
     struct peer_message message = {.type = wire->kind,
                                    .group = (uint16_t)group->options.number,

@@ -1,5 +1,6 @@
 #include "raft/identity.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16,6 +17,8 @@
 #include "base/crc32c.h"
 #include "base/mem.h"
 #include "raft/storage.h"
+
+static_assert(LIMIT_SHARDS <= 64, "identity.arrived has a bit per shard");
 
 enum { VERSION = 1, MAGIC_SIZE = 8, FILE_SIZE_MAX = 64 * 1024, PEERS_MAX = LIMIT_NODES * 4 };
 
@@ -236,7 +239,10 @@ static enum error_code identity_write(const char *dir, const struct identity *id
     buffer_put_u64(&bytes, identity->incarnation);
     buffer_put_bytes(&bytes, slice_of(identity->cluster));
     buffer_put_u64(&bytes, identity->cluster_id);
-    buffer_put_u8(&bytes, identity->founder);
+    buffer_put_u8(&bytes, (uint8_t)identity->standing);
+    if (identity->standing == IDENTITY_NEWCOMER) {
+        buffer_put_u64(&bytes, identity->arrived);
+    }
     enum error_code code = file_replace(dir, "identity", &bytes, error);
     buffer_free(&bytes);
     return code;
@@ -271,8 +277,11 @@ static enum error_code identity_parse(const char *dir, struct reader *body,
     identity->incarnation = reader_u64(body);
     struct slice cluster = reader_bytes(body);
     identity->cluster_id = reader_u64(body);
-    identity->founder = reader_u8(body) != 0;
-    if (!reader_done(body) || cluster.size > IDENTITY_CLUSTER_MAX || identity->incarnation == 0) {
+    uint8_t standing = reader_u8(body);
+    identity->standing = (enum identity_standing)standing;
+    identity->arrived = standing == IDENTITY_NEWCOMER ? reader_u64(body) : 0;
+    if (!reader_done(body) || standing > IDENTITY_NEWCOMER || cluster.size > IDENTITY_CLUSTER_MAX ||
+        identity->incarnation == 0) {
         return file_malformed(dir, "identity", error);
     }
     memcpy(identity->cluster, cluster.data, cluster.size);
@@ -374,10 +383,27 @@ enum error_code identity_read(const char *dir, struct identity *identity, struct
 }
 
 enum error_code identity_join(const char *dir, struct identity *identity, uint64_t cluster_id,
-                              bool founder, struct error *error) {
+                              enum identity_standing standing, struct error *error) {
     struct identity changed = *identity;
     changed.cluster_id = cluster_id;
-    changed.founder = founder;
+    changed.standing = standing;
+    changed.arrived = 0;
+    enum error_code code = identity_write(dir, &changed, error);
+    if (code == ERROR_NONE) {
+        *identity = changed;
+    }
+    return code;
+}
+
+enum error_code identity_arrive(const char *dir, struct identity *identity, uint64_t shards,
+                                struct error *error) {
+    struct identity changed = *identity;
+    uint64_t all = identity->n_shards == 64 ? UINT64_MAX : ((uint64_t)1 << identity->n_shards) - 1;
+    changed.arrived |= shards;
+    if (changed.arrived == all) {
+        changed.standing = IDENTITY_MEMBER;
+        changed.arrived = 0;
+    }
     enum error_code code = identity_write(dir, &changed, error);
     if (code == ERROR_NONE) {
         *identity = changed;

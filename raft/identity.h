@@ -8,7 +8,8 @@
  * Files, all little-endian, each replaced as a whole and closed by a CRC-32C of what is before:
  *
  *   identity  "IKVIDENT"  version u32  shards u32  node id u64  incarnation u64
- *             cluster name: size u32, bytes  cluster id u64  founder u8        CRC-32C u32
+ *             cluster name: size u32, bytes  cluster id u64  standing u8
+ *             of a newcomer: arrived u64                                       CRC-32C u32
  *   boot      "IKVBOOT\n" version u32  incarnation u64  boot u64   CRC-32C u32
  *   peers     "IKVPEERS"  version u32  incarnation u64  count u32
  *             count times (node id u64, incarnation u64)          CRC-32C u32
@@ -27,6 +28,12 @@
 
 enum { IDENTITY_CLUSTER_MAX = 128 };
 
+enum identity_standing {
+    IDENTITY_MEMBER,  /* came to a cluster that was there, or was restored */
+    IDENTITY_FOUNDER, /* wrote, or is to write, the first entry of each shard's log */
+    IDENTITY_NEWCOMER /* comes to one, and may still hold what was decided before it came */
+};
+
 struct identity {
     char cluster[IDENTITY_CLUSTER_MAX + 1];
     uint64_t node_id;
@@ -34,7 +41,8 @@ struct identity {
     /* Tells clusters of the same name apart, such as one that was restored from a backup and what
      * is left of the one before. 0: the node belongs to none yet. */
     uint64_t cluster_id;
-    bool founder; /* it wrote, or is to write, the first entry of each shard's log */
+    enum identity_standing standing;
+    uint64_t arrived; /* of a newcomer: bit by shard, its present is known */
     unsigned n_shards;
     uint64_t boot; /* completed starts so far, see identity_boot(); 0: the node never ran */
 };
@@ -54,10 +62,15 @@ enum error_code identity_open(const char *dir, const char *cluster, uint64_t nod
  * is none. */
 enum error_code identity_read(const char *dir, struct identity *identity, struct error *error);
 
-/* The directory belongs to this cluster from now on; durable when it returns ERROR_NONE, else
- * nothing has changed. */
+/* The directory belongs to this cluster, as what it says, from now on; durable when it returns
+ * ERROR_NONE, else nothing has changed. */
 enum error_code identity_join(const char *dir, struct identity *identity, uint64_t cluster_id,
-                              bool founder, struct error *error);
+                              enum identity_standing standing, struct error *error);
+
+/* A newcomer knows the present of these shards; of all of them: it is a member. Durable when it
+ * returns ERROR_NONE, else nothing has changed. */
+enum error_code identity_arrive(const char *dir, struct identity *identity, uint64_t shards,
+                                struct error *error);
 
 /* Increments the boot counter durably and stores the new value, which no earlier start had, in
  * identity->boot. Call it after log_open(): `boot > 0` then means that the log exists, which is

@@ -37,7 +37,8 @@ enum raft_message_kind {
 };
 
 enum raft_sender_flags {
-    RAFT_SENDER_DISK_LOW = 1 /* the sender refuses new entries: its disk is nearly full */
+    RAFT_SENDER_DISK_LOW = 1, /* the sender refuses new entries: its disk is nearly full */
+    RAFT_SENDER_NEWCOMER = 2  /* it could not stand for election: it must not become a voter yet */
 };
 
 enum { RAFT_APPEND_ENTRIES_MAX = 256 /* entries of one APPEND message */ };

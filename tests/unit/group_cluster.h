@@ -71,6 +71,7 @@ struct node {
     unsigned snapshots_sent;
     unsigned snapshots_installed;
     bool hold_disk;
+    bool newcomer; /* its starts are those of a directory that was let in */
     bool disk_low;
     uint64_t queued; /* what the port claims to have queued */
 };
@@ -422,6 +423,9 @@ static void node_try_start(struct node *node, enum error_code expected) {
     if (group_is_blank(node->group)) {
         group_bootstrap(node->group, cluster->config, NULL);
         sim_log_sync_all(node->log);
+    }
+    if (node->newcomer) {
+        group_be_newcomer(node->group);
     }
     node->applied = node->durable;
     node->commit_seen = node->durable;

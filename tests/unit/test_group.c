@@ -154,6 +154,57 @@ static void test_promoted_standby_votes(void **state) {
     cluster_free(cluster);
 }
 
+/* Copied is the beginning of the log, where an earlier node of this number was the only voter. */
+static void test_newcomer_does_not_take_itself_for_another(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(1, 4);
+    struct node *node = &cluster->nodes[1];
+    assert_int_equal(group_role(node->group), GROUP_LEADER);
+    uint64_t term = group_term(node->group);
+    sim_log_sync_all(node->log);
+    node->newcomer = true;
+    node_restart(node);
+    cluster_run(cluster, 20 * ELECTION_MS);
+    assert_int_equal(group_role(node->group), GROUP_FOLLOWER);
+    assert_true(group_term(node->group) <= term);
+    assert_true(group_is_newcomer(node->group));
+    node->newcomer = false;
+    node_restart(node);
+    assert_int_equal(group_role(node->group), GROUP_LEADER);
+    cluster_free(cluster);
+}
+
+static void test_newcomer_arrives(void **state) {
+    (void)state;
+    struct cluster *cluster = cluster_new(2, 6);
+    struct node *leader = cluster_elect(cluster);
+    struct node *other = cluster_other(cluster, leader, NULL);
+    other->newcomer = true;
+    node_isolate(other, true);
+    node_restart(other);
+    cluster_run(cluster, 20 * ELECTION_MS);
+    assert_true(group_is_newcomer(other->group));
+    assert_int_equal(group_elections(other->group), 0);
+    cluster_heal(cluster);
+    leader = cluster_elect(cluster);
+    assert_true(leader != other);
+    assert_true(node_propose(leader, 1));
+    cluster_run(cluster, 3 * HEARTBEAT_MS);
+    assert_true(group_knows_present(other->group));
+    assert_true(group_peer_is_newcomer(leader->group, other->id));
+    assert_true(group_transfer(leader->group, cluster->now_ms, other->id));
+    cluster_run(cluster, 2 * ELECTION_MS);
+    assert_ptr_equal(cluster_elect(cluster), leader);
+    group_arrive(other->group);
+    assert_true(node_propose(leader, 1));
+    cluster_run(cluster, 3 * HEARTBEAT_MS);
+    assert_false(group_peer_is_newcomer(leader->group, other->id));
+    assert_true(group_transfer(leader->group, cluster->now_ms, other->id));
+    cluster_run(cluster, 3 * HEARTBEAT_MS);
+    assert_int_equal(group_role(other->group), GROUP_LEADER);
+    cluster_free(cluster);
+}
+
 static void test_rejoining_node_does_not_disrupt(void **state) {
     (void)state;
     struct cluster *cluster = cluster_new(3, 5);
@@ -1189,6 +1240,8 @@ int main(void) {
         cmocka_unit_test(test_five_elect_and_replicate),
         cmocka_unit_test(test_lone_voter),
         cmocka_unit_test(test_promoted_standby_votes),
+        cmocka_unit_test(test_newcomer_does_not_take_itself_for_another),
+        cmocka_unit_test(test_newcomer_arrives),
         cmocka_unit_test(test_rejoining_node_does_not_disrupt),
         cmocka_unit_test(test_lost_election_asks_beforehand_again),
         cmocka_unit_test(test_old_term_with_the_better_log_gets_elected),
