@@ -48,12 +48,16 @@ struct node_facts {
     uint64_t commit;
     uint64_t applied;
     uint64_t settled;
-    uint64_t led_term; /* the one that it led in after the iteration before, 0: none */
+    uint64_t led_term;   /* the one that it led in after the iteration before, 0: none */
+    uint64_t led_voters; /* ... and by these voters */
+    uint64_t reads;      /* newest round of reads that was confirmed then */
     bool folding;
 };
 
 static struct shard_facts shards[SIM_SHARDS];
 static struct node_facts node_facts[SIM_NODES + 1][SIM_SHARDS];
+static uint64_t emptied_at[SIM_NODES + 1]
+                          [SIM_SHARDS]; /* newest entry committed by then, 0: never */
 static uint64_t n_checked;
 
 void invariants_start(unsigned n_shards) {
@@ -70,11 +74,27 @@ uint64_t invariants_committed(unsigned shard) {
 
 void invariants_forget_node(const struct node *node) {
     memset(node_facts[node->id], 0, sizeof node_facts[node->id]);
+    for (unsigned k = 0; k < SIM_SHARDS; k++) {
+        emptied_at[node->id][k] = shards[k].committed;
+    }
+}
+
+/* Who lost its disk has forgotten what it promised: it must not take part before the voters have
+ * taken out the node that it was. */
+static void check_emptied(const struct node *node, unsigned shard) {
+    const struct members *members = &shards[shard].members;
+    uint64_t emptied = emptied_at[node->id][shard];
+    if (emptied > 0 && (members->voters >> node->id & 1) != 0 && members->index <= emptied) {
+        sim_fail("EMPTIED shard %u: node %u, whose disk was lost at entry %llu, takes part as the "
+                 "voter that entry %llu names",
+                 shard, node->id, (unsigned long long)emptied, (unsigned long long)members->index);
+    }
 }
 
 void invariants_note_promise(const struct node *node, unsigned shard, uint64_t term,
                              uint64_t voted_for) {
     struct node_facts *facts = &node_facts[node->id][shard];
+    check_emptied(node, shard);
     if (term > facts->term) {
         facts->term = term;
         facts->voted_for = 0;
@@ -231,6 +251,22 @@ static void check_quorum(const struct node *node, unsigned k, uint64_t commit) {
     n_checked++;
 }
 
+/* A read is answered when most voters have said, since it arrived, that they follow this leader. */
+static void check_reads(const struct node *node, unsigned k, uint64_t round) {
+    const struct group *group = node->server->groups[k];
+    uint64_t voters = members_of(group).voters;
+    unsigned n = (voters >> node->id & 1) != 0 ? 1 : 0;
+    for (unsigned i = 0; i < group->reads.n_acks; i++) {
+        uint64_t id = group->reads.acks[i].node;
+        n += id != node->id && (voters >> id & 1) != 0 && group->reads.acks[i].round >= round;
+    }
+    if (n <= count(voters) / 2) {
+        sim_fail("READS shard %u: node %u confirms reads that %u of %u voters have answered", k,
+                 node->id, n, count(voters));
+    }
+    n_checked++;
+}
+
 /* One voter more than needed counts as ignorant: a change of members may be under way. */
 static bool walls_may_decide(unsigned k) {
     unsigned n_voters = 0;
@@ -360,6 +396,13 @@ static void check_shard(const struct node *node, unsigned k) {
     if (leads && commit > own->commit && own->led_term == term) {
         check_quorum(node, k, commit);
     }
+    uint64_t voters = leads ? members_of(group).voters : 0;
+    bool led_alike = leads && own->led_term == term && own->led_voters == voters;
+    if (led_alike && group_reads_confirmed(group) > own->reads) {
+        check_reads(node, k, group_reads_confirmed(group));
+    }
+    own->reads = group_reads_confirmed(group);
+    own->led_voters = voters;
     own->led_term = leads ? term : 0;
     own->commit = commit;
     if (leads) {

@@ -1,5 +1,6 @@
 #include "tests/sim/messages.h"
 
+#include "raft/log.h"
 #include "raft/messages.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/nemesis.h"
@@ -35,6 +36,23 @@ static void note_promise(struct node *node, uint64_t to, const struct peer_messa
     invariants_note_promise(node, message->group, wire.term, voted_for);
     if (votes || wire.kind == PEER_MESSAGE_APPEND_RESULT) {
         nemesis_on_promise(node, votes);
+    }
+}
+
+void __real_log_reset(struct log *log, unsigned group, uint64_t index, uint64_t term,
+                      struct log_request *request);
+void __wrap_log_reset(struct log *log, unsigned group, uint64_t index, uint64_t term,
+                      struct log_request *request);
+
+void __wrap_log_reset(struct log *log, unsigned group, uint64_t index, uint64_t term,
+                      struct log_request *request) {
+    struct node *node = process_current() != NULL ? process_current()->node : NULL;
+    __real_log_reset(log, group, index, term, request);
+    if (node != NULL) {
+        bool at_start = request == NULL;
+        cover(at_start ? "logs that were behind their database at a start"
+                       : "logs begun anew behind a snapshot");
+        nemesis_on_reset(node, at_start);
     }
 }
 

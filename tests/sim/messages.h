@@ -1,5 +1,5 @@
 /* What nodes tell each other, seen where it is handed to the links: promises that must survive a
- * crash. */
+ * crash. And logs that begin anew, which rely on a database. */
 #ifndef SIM_MESSAGES_H
 #define SIM_MESSAGES_H
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "node/server_internal.h"
+#include "raft/group_internal.h"
 #include "tests/sim/client.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/disk.h"
@@ -98,6 +99,20 @@ void nemesis_on_promise(struct node *node, bool is_vote) {
     cover(is_vote ? "power lost behind a vote" : "power lost behind an acknowledgement");
     node->process->die_by_power = true;
     node->process->die_after_ios = 1 + kernel_random(4);
+}
+
+static bool may_crash(const struct node *node) {
+    bool strikes = (kinds & ((uint64_t)1 << FAULT_IO_CRASH | (uint64_t)1 << FAULT_POWER)) != 0;
+    return strikes && !healing && node->process->die_after_ios == 0 &&
+           damage_after_stop != node->id;
+}
+
+void nemesis_on_reset(struct node *node, bool at_start) {
+    if (may_crash(node) && (at_start ? kernel_random(4) != 0 : kernel_random(6) == 0)) {
+        cover("power lost behind a log's new beginning");
+        node->process->die_by_power = true;
+        node->process->die_after_ios = 1 + kernel_random(60);
+    }
 }
 
 static void pause_node(struct node *node) {
@@ -245,13 +260,61 @@ static void repair_disk(void *data) {
     disk->capacity = (uint64_t)8 << 30;
 }
 
+/* While a sync takes long a majority of others may commit what this node's log has not even been
+ * given to write, and its state machine applies it. That is the moment at which its process ends.
+ */
+struct hunt {
+    struct node *node;
+    uint64_t until;
+    uint64_t given[SIM_SHARDS]; /* last entry when the sync under way may have begun */
+};
+
+static bool is_ahead_of_log(struct hunt *hunt, unsigned k) {
+    const struct group *group = hunt->node->server->groups[k];
+    if (group->raft.last_stored >= hunt->given[k]) {
+        hunt->given[k] = group_last(group);
+    }
+    return hunt->node->server->shards[k].state.applied_index > hunt->given[k];
+}
+
+static void go_on_hunting(void *data) {
+    struct hunt *hunt = data;
+    struct node *node = hunt->node;
+    bool over = healing || kernel_now() >= hunt->until || node->state != NODE_UP ||
+                damage_after_stop == node->id || node->server == NULL || !node->server->started;
+    for (unsigned k = 0; k < cluster_options()->n_shards && !over; k++) {
+        if (is_ahead_of_log(hunt, k)) {
+            cover("killed ahead of the log");
+            kill_node(node, false);
+            over = true;
+        }
+    }
+    if (over) {
+        sim_free(hunt);
+    } else {
+        kernel_at(kernel_now() + SIM_MS, NULL, go_on_hunting, hunt);
+    }
+}
+
+static void stall(struct node *node) {
+    struct disk_faults *faults = &node->host->disk->faults;
+    faults->stall = 0.2;
+    faults->stall_ns = 200 * SIM_MS;
+    faults->sync_ns = kernel_delay(5 * SIM_MS);
+    if (kernel_random(2) == 0) {
+        faults->stall = 1;
+        faults->stall_ns = 400 * SIM_MS;
+        struct hunt *hunt = sim_alloc(sizeof *hunt);
+        *hunt = (struct hunt){.node = node, .until = kernel_now() + 2 * SIM_S};
+        go_on_hunting(hunt);
+    }
+}
+
 static void bad_disk(struct node *node, enum fault fault) {
     struct disk *disk = node->host->disk;
     sim_log("n%u disk: %s", node->id, fault_names[fault]);
     if (fault == FAULT_STALL) {
-        disk->faults.stall = 0.2;
-        disk->faults.stall_ns = 200 * SIM_MS;
-        disk->faults.sync_ns = kernel_delay(5 * SIM_MS);
+        stall(node);
     } else if (fault == FAULT_WRITE_ERROR) {
         disk->faults.write_error = 0.05;
     } else if (fault == FAULT_SYNC_ERROR) {
@@ -361,6 +424,28 @@ static void begin_loss(struct node *node, enum fault fault) {
     node_stop(node);
 }
 
+/* As the leaders of the shards see it. */
+static bool votes_somewhere(const struct node *node) {
+    for (unsigned k = 0; k < cluster_options()->n_shards; k++) {
+        unsigned leader = cluster_leader(k);
+        if (leader != 0 && node->server != NULL && node->server->started &&
+            server_presence_of(cluster_node(leader)->server->groups[k], node->id) == VOTER) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool others_serve(const struct node *node) {
+    for (unsigned i = 1; i <= n_nodes(); i++) {
+        const struct node *other = cluster_node(i);
+        if (other != node && other->member && (other->server == NULL || !other->server->started)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void watch_replacement(void) {
     if (damage_after_stop != 0 && cluster_node(damage_after_stop)->state == NODE_DOWN) {
         struct node *node = cluster_node(damage_after_stop);
@@ -397,7 +482,7 @@ static void watch_replacement(void) {
         replaced = 0;
         return;
     }
-    if (node->server != NULL && node->server->started && cluster_has_all_voters()) {
+    if (votes_somewhere(node) && !is_met_by_all(node) && others_serve(node)) {
         if (voter_refused_at == 0) {
             voter_refused_at = kernel_now();
         } else if (kernel_now() >= voter_refused_at + PATIENCE_S * SIM_S) {

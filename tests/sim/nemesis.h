@@ -45,6 +45,9 @@ void nemesis_start(uint64_t kinds, uint64_t mean_ns);
 /* The node tells another one that it votes for it, or that it holds what it was sent. Now and then
  * its power goes right then: what it told must be on its disk. */
 void nemesis_on_promise(struct node *node, bool is_vote);
+/* The node's log begins anew behind its database, which must be on the disk before: now and then
+ * its power goes right then. `at_start`: since the database was found ahead of the log. */
+void nemesis_on_reset(struct node *node, bool at_start);
 /* No more faults; what is broken gets repaired, all nodes are started. */
 void nemesis_heal(void);
 /* Nodes that end are not started again. */
