@@ -311,6 +311,26 @@ bool cluster_has_all_voters(void) {
     return true;
 }
 
+bool cluster_is_met_by_all(const struct node *node) {
+    for (unsigned i = 1; i <= options.n_nodes; i++) {
+        if (&nodes[i] != node && nodes[i].member &&
+            (nodes[i].server == NULL || !peers_is_up(nodes[i].server->peers, node->id))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool cluster_others_serve(const struct node *node) {
+    for (unsigned i = 1; i <= options.n_nodes; i++) {
+        if (&nodes[i] != node && nodes[i].member &&
+            (nodes[i].server == NULL || !nodes[i].server->started)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool cluster_is_healthy(char *reason, size_t size) {
     for (unsigned i = 1; i <= options.n_nodes; i++) {
         if (nodes[i].member && (nodes[i].server == NULL || !nodes[i].server->started)) {

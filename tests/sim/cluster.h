@@ -73,6 +73,10 @@ unsigned cluster_leader(unsigned shard);
 bool cluster_transfer(unsigned shard, unsigned to);
 /* At every member the voters of every shard are the members, and nobody else. */
 bool cluster_has_all_voters(void);
+/* All other members have links to it: none refuses its data directory. */
+bool cluster_is_met_by_all(const struct node *node);
+/* All members but this one serve. */
+bool cluster_others_serve(const struct node *node);
 /* Recounts the databases of a node that is down. */
 void cluster_verify_files(struct node *node);
 

@@ -8,12 +8,17 @@
 
 enum change { CHANGE_NONE, CHANGE_ADDING, CHANGE_REMOVING, CHANGE_LINGERING, CHANGE_STOPPING };
 
+enum { PATIENCE_S = 10 };
+
 static enum change change;
 static unsigned subject; /* the node that comes or goes */
 static bool wanted;
 static bool healing;
 static uint64_t order_again_at;
 static uint64_t linger_until;
+static unsigned refused; /* by a member, since `refused_at` */
+static uint64_t refused_at;
+static bool keeps_down; /* the subject: it is taken out as a dead node */
 
 void members_want_change(void) {
     wanted = true;
@@ -29,7 +34,7 @@ void members_heal(void) {
 }
 
 bool members_let_restart(const struct node *node) {
-    return node->listed && !(change == CHANGE_STOPPING && node->id == subject);
+    return node->listed && !((change == CHANGE_STOPPING || keeps_down) && node->id == subject);
 }
 
 /* ---- orders ---- */
@@ -148,13 +153,49 @@ static void retire(void) {
     invariants_forget_node(node);
     sim_log("n%u is gone", subject);
     change = CHANGE_NONE;
+    keeps_down = false;
+}
+
+/* A node under the number of one that was removed, of which a member has not heard: it refuses the
+ * new directory. Operators are told not to use numbers again; who did takes the node out once more.
+ */
+static unsigned refused_member(void) {
+    for (unsigned i = 1; i <= cluster_options()->n_nodes; i++) {
+        const struct node *node = cluster_node(i);
+        bool serves = node->member && node->server != NULL && node->server->started;
+        if (serves && node->joins && cluster_count_members() > 1 && cluster_others_serve(node) &&
+            !cluster_is_met_by_all(node)) {
+            return i;
+        }
+    }
+    return 0;
+}
+
+static void take_refused_out(void) {
+    unsigned id = refused_member();
+    if (id == 0 || id != refused) {
+        refused = id;
+        refused_at = kernel_now();
+    } else if (kernel_now() >= refused_at + PATIENCE_S * SIM_S) {
+        refused = 0;
+        subject = id;
+        change = CHANGE_REMOVING;
+        order_again_at = 0;
+        sim_log("n%u is refused by a member: it is to be removed", subject);
+        cover("nodes removed since a member refused them");
+        keeps_down = true; /* others come to lead, whom all members follow */
+        node_kill(cluster_node(subject), false);
+    }
 }
 
 void members_watch(bool may_begin) {
     cluster_reread_files();
     switch (change) {
     case CHANGE_NONE:
-        if (wanted && may_begin) {
+        if (may_begin) {
+            take_refused_out();
+        }
+        if (change == CHANGE_NONE && wanted && may_begin) {
             begin();
         }
         return;

@@ -331,22 +331,10 @@ static void bad_disk(struct node *node, enum fault fault) {
 
 /* ---- lost and damaged disks ---- */
 
-/* All other members have links to it: none refuses its new data directory. */
-static bool is_met_by_all(const struct node *blank) {
-    for (unsigned i = 1; i <= n_nodes(); i++) {
-        const struct node *node = cluster_node(i);
-        if (node != blank && node->member &&
-            (node->server == NULL || !peers_is_up(node->server->peers, blank->id))) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* Without `join = yes` a blank node starts when all others have let it in. */
 static bool is_let_in(const struct node *blank) {
     return blank->server != NULL && blank->server->started &&
-           (!blank->joins || is_met_by_all(blank));
+           (!blank->joins || cluster_is_met_by_all(blank));
 }
 
 static void tell_replace(void *data) {
@@ -436,16 +424,6 @@ static bool votes_somewhere(const struct node *node) {
     return false;
 }
 
-static bool others_serve(const struct node *node) {
-    for (unsigned i = 1; i <= n_nodes(); i++) {
-        const struct node *other = cluster_node(i);
-        if (other != node && other->member && (other->server == NULL || !other->server->started)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static void watch_replacement(void) {
     if (damage_after_stop != 0 && cluster_node(damage_after_stop)->state == NODE_DOWN) {
         struct node *node = cluster_node(damage_after_stop);
@@ -475,14 +453,14 @@ static void watch_replacement(void) {
     /* A member that missed it goes on refusing the new directory: the operator, who sees that the
      * node is not connected everywhere, follows the procedure once more. */
     if (node->server != NULL && node->server->started && cluster_has_all_voters() &&
-        is_met_by_all(node)) {
+        cluster_is_met_by_all(node)) {
         sim_log("n%u is replaced", node->id);
         cover("replaced nodes");
         node->blank = false;
         replaced = 0;
         return;
     }
-    if (votes_somewhere(node) && !is_met_by_all(node) && others_serve(node)) {
+    if (votes_somewhere(node) && !cluster_is_met_by_all(node) && cluster_others_serve(node)) {
         if (voter_refused_at == 0) {
             voter_refused_at = kernel_now();
         } else if (kernel_now() >= voter_refused_at + PATIENCE_S * SIM_S) {
