@@ -78,6 +78,33 @@ static void test_created_once(void **state) {
     assert_int_equal(second.incarnation, first.incarnation);
 }
 
+static void test_newcomer_becomes_a_member(void **state) {
+    struct fixture *f = *state;
+    struct identity identity;
+    struct identity again;
+    assert_int_equal(identity_open(f->dir, "blue", 2, 3, &identity, &f->error), ERROR_NONE);
+    assert_int_equal(identity_join(f->dir, &identity, 77, IDENTITY_NEWCOMER, &f->error),
+                     ERROR_NONE);
+    assert_int_equal(identity_arrive(f->dir, &identity, 1 << 0 | 1 << 2, &f->error), ERROR_NONE);
+    assert_int_equal(identity_open(f->dir, "blue", 2, 3, &again, &f->error), ERROR_NONE);
+    assert_int_equal(again.standing, IDENTITY_NEWCOMER);
+    assert_int_equal(again.arrived, 5);
+    assert_int_equal(again.cluster_id, 77);
+    assert_int_equal(identity_arrive(f->dir, &again, 1 << 1, &f->error), ERROR_NONE);
+    assert_int_equal(identity_open(f->dir, "blue", 2, 3, &again, &f->error), ERROR_NONE);
+    assert_int_equal(again.standing, IDENTITY_MEMBER);
+    assert_int_equal(again.arrived, 0);
+}
+
+static void test_unknown_standing(void **state) {
+    struct fixture *f = *state;
+    struct identity identity;
+    assert_int_equal(identity_open(f->dir, "blue", 2, 8, &identity, &f->error), ERROR_NONE);
+    /* Behind magic, version, shards, two numbers, the name and the cluster's id; 0 becomes 16. */
+    change_byte(f, "identity", 8 + 4 + 4 + 8 + 8 + 4 + 4 + 8, true);
+    assert_int_equal(identity_open(f->dir, "blue", 2, 8, &identity, &f->error), ERROR_CORRUPT);
+}
+
 static void test_incarnations_differ(void **state) {
     struct fixture *f = *state;
     char other[96];
@@ -269,6 +296,8 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_created_once),
+        TEST(test_newcomer_becomes_a_member),
+        TEST(test_unknown_standing),
         TEST(test_incarnations_differ),
         TEST(test_others_are_refused),
         TEST(test_every_damaged_byte_is_noticed),
